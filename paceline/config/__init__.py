@@ -1,0 +1,1 @@
+"""Settings: frozen, documented, read once at start."""

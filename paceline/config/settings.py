@@ -1,0 +1,128 @@
+"""Every setting of every process, with meaning, unit and the reason for its default.
+
+Precedence: flags > ``PACELINE_*`` environment > file > default; see ``config.load``. Durations are seconds.
+``docs/configuration.md`` is generated from this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What every gRPC process has."""
+
+    listen: str = "127.0.0.1:0"
+    """host:port to serve gRPC on; port 0 picks a free one."""
+    metrics: str = ""
+    """host:port of the Prometheus page; empty serves none."""
+    reflection: bool = False
+    """Serve gRPC reflection; off, because it shows the API to anyone who can connect."""
+    grace_s: float = 5.0
+    """Time that sessions get to end after SIGTERM before they are cut."""
+    max_message_bytes: int = 4 * 1024 * 1024
+    """Larger gRPC messages are refused; a 128k-token prompt fits."""
+    max_streams: int = 128
+    """Concurrent gRPC streams per connection."""
+    ring_spans: int = 50_000
+    """Finished spans kept in memory for ``paceline trace``."""
+    otlp_endpoint: str = ""
+    """OTLP gRPC endpoint for spans, such as http://localhost:4317; empty exports nothing."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    ready_file: str = ""
+    """When set, one JSON line with the bound addresses is written here once the process is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticSettings:
+    """The synthetic back end: a hash language model with chosen step times, for tests and experiments."""
+
+    vocab_size: int = 32_000
+    """Size of its vocabulary."""
+    step_base_s: float = 0.0
+    """Fixed time of a step."""
+    step_row_s: float = 0.0
+    """Time added per row of a step."""
+    agreement: float = 0.8
+    """Chance that the synthetic drafter guesses the target's token."""
+    model_seed: int = 0
+    """Two synthetic models with the same seed are the same model."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierSettings:
+    """The verifier process."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    backend: str = "torch"
+    """torch or synthetic."""
+    model: str = "smollm2"
+    """Directory, GGUF file, hub name, or ``smollm2`` for the packaged default."""
+    dtype: str = "auto"
+    """bfloat16, float32 or auto (bfloat16 where the processor has it)."""
+    threads: int = 0
+    """Compute threads; 0 uses all cores."""
+    max_sessions: int = 16
+    """KV slots."""
+    max_context: int = 2048
+    """Prompt + output tokens per session at most."""
+    token_budget: int = 256
+    """Rows of a step at most: bounds how long decoding waits for somebody's prefill."""
+    prefill_chunk: int = 128
+    """Prompt tokens of one session per step at most."""
+    synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterSettings:
+    """The drafter process."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    drafter: str = "suffix"
+    """suffix, ngram, model, random or synthetic."""
+    model: str = ""
+    """For ``model``: as the verifier's."""
+    vocab_size: int = 32_000
+    """For ``random``: ids are below this."""
+    dtype: str = "auto"
+    """As the verifier's."""
+    threads: int = 1
+    """Compute threads; few, because drafters often share a machine with a verifier."""
+    max_sessions: int = 64
+    """Sessions at once."""
+    max_context: int = 2048
+    """For ``model``: KV tokens per session."""
+    corpus: str = ""
+    """For ``suffix``: text or JSONL file to learn from at start (needs ``model`` for its tokenizer)."""
+    synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSettings:
+    """The coordinator process."""
+
+    server: ServerSettings = field(default_factory=lambda: ServerSettings(listen="127.0.0.1:50051"))
+    verifiers: tuple[str, ...] = ()
+    """Addresses of verifiers."""
+    drafters: tuple[str, ...] = ()
+    """Addresses of drafters; none is fine, generation is then plain."""
+    store: str = "memory:"
+    """redis://, rediss:// or unix:// URL of the session store; ``memory:`` keeps sessions in this process."""
+    tokenizer: str = "smollm2"
+    """Directory with tokenizer.json, or as the verifier's model."""
+    max_draft: int = 8
+    """Draft tokens per verifier step unless the request says otherwise."""
+    window: int = 16
+    """Draft tokens pending beyond the last commit."""
+    max_requests: int = 256
+    """Requests at once; more are refused with RESOURCE_EXHAUSTED."""
+    max_tokens: int = 256
+    """Output tokens unless the request says otherwise."""
+    request_timeout_s: float = 600.0
+    """Deadline of requests that bring none."""
+    health_interval_s: float = 1.0
+    """Pause between health checks of a pool member that is down."""
+    commit_credit: int = 512
+    """Output tokens that a verifier may commit ahead of the client's reading."""

@@ -1,0 +1,300 @@
+"""The nouns of the system, frozen: what travels between rooms is never changed by the one it was lent to.
+
+Everything is addressed by *position*: the index of a token in prompt + output. A draft says "if the first
+``base`` tokens are the committed ones, the next are these"; a commit says "from ``start`` on, these are the tokens".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Tokens = tuple[int, ...]
+
+
+class Sampler(StrEnum):
+    """How a session turns target logits into tokens; see ``sampling``."""
+
+    COUPLED = "coupled"
+    REJECTION = "rejection"
+    BLOCK = "block"
+
+
+class FinishReason(StrEnum):
+    """Why a session ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """What shapes the law of a token. Out-of-range values are refused by ``sampling.processors.validate``."""
+
+    temperature: float = 0.0
+    """0 is greedy; ties go to the lowest id."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of likeliest tokens whose mass reaches this."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the likeliest one."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens seen in prompt or output (CTRL, 2019)."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logits of tokens seen in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted per occurrence in the output."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of these tokens."""
+    allowed_tokens: Tokens = ()
+    """Only these tokens may appear; empty allows all."""
+    banned_tokens: Tokens = ()
+    """These tokens may not appear."""
+    seed: int = 0
+    """64-bit key of the noise; the output is a pure function of (model, context, parameters, seed)."""
+    sampler: Sampler = Sampler.COUPLED
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """What ends a session at the verifier. Stop strings live in the coordinator."""
+
+    max_tokens: int
+    """Output tokens at most, >= 1."""
+    stop_token_ids: Tokens = ()
+    """The session ends with the first of these that is committed; it is committed too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """W3C trace context of the request (https://www.w3.org/TR/trace-context/): hex ids, empty when not traced."""
+
+    trace_id: str = ""
+    span_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """All that a drafter or a verifier must know to open a session at any point of its life."""
+
+    session: str
+    context: Tokens
+    """Prompt and every token committed so far (more than the prompt after a failover)."""
+    prompt_length: int
+    """Positions below this are prompt."""
+    sampling: SamplingParams
+    stops: StopRules
+    max_draft: int = 8
+    """Draft tokens per verifier step at most; 0 decodes plainly."""
+    window: int = 16
+    """Draft tokens that may be pending beyond the last commit."""
+    fan_out: int = 1
+    """Alternatives per position that the drafter may send as branches."""
+    model_digest: str = ""
+    """Refuse the session when set and different from the served model's."""
+    numerics_id: str = ""
+    """Refuse the session when set and different from the verifier's."""
+    tokenizer_digest: str = ""
+    """Refuse the session when both sides have one and they differ."""
+    trace: TraceContext = field(default_factory=TraceContext)
+    deadline_s: float = 0.0
+    """Seconds left for the request when the message was made; 0 means none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Another continuation inside a draft."""
+
+    parent: int
+    """0 is the draft's main path, i > 0 is ``branches[i - 1]`` (always an earlier one)."""
+    position: int
+    """Position of ``token_ids[0]``; the parent's tokens before it are shared."""
+    token_ids: Tokens
+    confidences: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A self-contained guess: idempotent, may be late, doubled, reordered or lost."""
+
+    session: str
+    base: int
+    """Number of committed tokens that the guess stands on = position of ``token_ids[0]``."""
+    token_ids: Tokens
+    confidences: tuple[float, ...] = ()
+    """Estimated chance that each token is right given those before; empty or as long as ``token_ids``."""
+    branches: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimings:
+    """Where a verifier step spent its time, in seconds."""
+
+    queue_s: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0
+    started_ns: int = 0
+    """Unix time at which the step started, nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Tokens that are final. Commits of a session are contiguous."""
+
+    session: str
+    start: int
+    token_ids: Tokens
+    drafted: int = 0
+    """Draft tokens that were checked in this step."""
+    accepted: int = 0
+    """How many of them were right."""
+    finish: FinishReason | None = None
+    timings: StepTimings = field(default_factory=StepTimings)
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How far the other side may go: no draft or commit at or beyond this position."""
+
+    session: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A session was not opened or had to be ended; the stream itself lives on."""
+
+    session: str
+    code: str
+    """gRPC status name, as in ``core.errors``."""
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The sender takes no new sessions and ends after its present ones."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Ends a session at the receiver."""
+
+    session: str
+
+
+VerifierCommand = SessionSpec | Draft | Close | Credit
+"""What a coordinator says to a verifier."""
+VerifierEvent = Commit | Credit | Refused | Drain
+"""What a verifier answers."""
+DrafterCommand = SessionSpec | Commit | Close | Credit
+"""What a coordinator says to a drafter."""
+DrafterEvent = Draft | Refused | Drain
+"""What a drafter answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a drafter wants of the target beyond token ids. Data, never an ``if`` on a drafter's name."""
+
+    hidden_states: tuple[int, ...] = ()
+    same_tokenizer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterInfo:
+    """A drafter's answer to Describe."""
+
+    name: str
+    model_digest: str = ""
+    tokenizer_digest: str = ""
+    """Empty: works on ids of any tokenizer."""
+    vocab_size: int = 0
+    """0: any."""
+    needs: Needs = field(default_factory=Needs)
+    max_sessions: int = 256
+    max_window: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierInfo:
+    """A verifier's answer to Describe."""
+
+    name: str
+    model_digest: str
+    tokenizer_digest: str
+    numerics_id: str
+    vocab_size: int
+    max_context: int
+    """Prompt + output tokens at most."""
+    max_sessions: int
+    stop_token_ids: Tokens = ()
+    """End-of-sequence ids of the model."""
+    exact: bool = True
+    """The invariance probe held: logits do not depend on how rows are grouped."""
+    device: str = "cpu"
+    dtype: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepItem:
+    """One session's share of a verifier step: the rows to run."""
+
+    session: str
+    start: int
+    """Position of ``tokens[0]``; the KV cache is truncated to this length first."""
+    tokens: Tokens
+    """Committed tokens whose KV is missing, then the draft path."""
+    num_draft: int = 0
+    """How many of the last tokens are drafts."""
+    sample: bool = True
+    """False for a prefill chunk that ends before the last committed token: nothing is sampled."""
+
+    @property
+    def num_committed(self) -> int:
+        """Rows that are committed tokens."""
+        return len(self.tokens) - self.num_draft
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What the target made of a ``StepItem``."""
+
+    session: str
+    token_ids: Tokens
+    """Accepted drafts and then the target's own token; empty when nothing was sampled."""
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Outcomes in the order of the items, and the time that the whole step took."""
+
+    outcomes: tuple[StepOutcome, ...]
+    forward_s: float = 0.0
+    sample_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftJob:
+    """Ask a drafter to continue a context."""
+
+    session: str
+    context: Tokens
+    """Committed tokens and then the path guessed so far; ``context[:committed]`` is certain."""
+    committed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A drafter's continuation of a ``DraftJob.context``; may be empty."""
+
+    session: str
+    token_ids: Tokens
+    confidences: tuple[float, ...] = ()
