@@ -57,3 +57,10 @@ def test_special_tokens_have_no_text(byte_tokenizer: Tokenizer) -> None:
     detokenizer = Detokenizer(byte_tokenizer)
     assert detokenizer.push([end, *byte_tokenizer.encode("hi"), end]) == "hi"
     assert detokenizer.flush() == ""
+
+
+def test_a_character_behind_broken_bytes_stays_whole_however_many_they_are(byte_tokenizer: Tokenizer) -> None:
+    character = list(byte_tokenizer.encode("👩"))
+    for count in range(20):
+        ids = [character[0]] * count + character
+        assert "".join(in_pieces(byte_tokenizer, ids, list(range(len(ids))))) == byte_tokenizer.decode(ids)
