@@ -20,7 +20,6 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._silent = tokenizer.silent_ids
         self._bytes = tokenizer.byte_ids
         self._anchor: tuple[int, ...] = ()
         self._anchor_length = 0
@@ -28,7 +27,7 @@ class Detokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """The text that these tokens complete."""
-        self._waiting += [token for token in ids if token not in self._silent]
+        self._waiting += [token for token in ids if not self._tokenizer.is_silent(token)]
         if not self._waiting or self._waiting[-1] in self._bytes:
             return ""
         text = self._text(self._waiting)

@@ -70,9 +70,12 @@ class Tokenizer:
         """SHA-256 of the vocabulary: equal digests mean the same ids for the same tokens."""
         return _digest(self.vocabulary)
 
+    def is_silent(self, token: int) -> bool:
+        """Special tokens and ids that the vocabulary lacks have no text."""
+        return token in self._specials or self._backend.id_to_token(token) is None
+
     @cached_property
-    def silent_ids(self) -> frozenset[int]:
-        """Special tokens: they have no text."""
+    def _specials(self) -> frozenset[int]:
         added = self._backend.get_added_tokens_decoder()
         return frozenset(index for index, token in added.items() if token.special)
 
