@@ -1,0 +1,171 @@
+"""Pending guesses of one session, keyed by outcome: whatever the target says next, a guess for it may already be here.
+
+The root is the last committed token. Drafts are added whenever they come; a late one is used where it agrees with
+what was committed meanwhile. Committing tokens walks down the tree, so a correction that was foreseen costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from paceline.core.errors import InvalidRequest
+from paceline.core.types import Draft, Tokens
+
+MAX_NODES = 512
+"""Guessed tokens kept per session; a draft that would exceed it replaces everything older."""
+MAX_PATH = 256
+"""Tokens of one path of a draft at most."""
+TAIL = 256
+"""Committed tokens remembered, to judge late drafts."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """A guessed token; ``favourite`` is the child that the newest draft's main path takes."""
+
+    confidence: float | None = None
+    children: dict[int, _Node] = field(default_factory=dict)
+    favourite: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A chain of guesses from the last committed token on."""
+
+    token_ids: Tokens = ()
+    confidences: tuple[float | None, ...] = ()
+    """As the drafter gave them; None where it gave none."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def check_draft(draft: Draft, vocab_size: int) -> None:
+    """Raise ``InvalidRequest`` for a draft that no honest drafter sends."""
+    for token_ids, confidences in _parts(draft):
+        if confidences and len(confidences) != len(token_ids):
+            raise InvalidRequest(f"confidences: {len(confidences)} for {len(token_ids)} tokens; send one per token.")
+        bad = next((token for token in token_ids if not 0 <= token < vocab_size), None)
+        if bad is not None:
+            raise InvalidRequest(f"token_ids: {bad} is outside the vocabulary of {vocab_size}; check the tokenizer.")
+    lengths = [len(draft.token_ids)]
+    for index, branch in enumerate(draft.branches, start=1):
+        if not 0 <= branch.parent < index:
+            raise InvalidRequest(f"branches: parent {branch.parent} of branch {index} is not an earlier path.")
+        offset = branch.position - draft.base
+        if not 0 <= offset <= lengths[branch.parent]:
+            raise InvalidRequest(f"branches: position {branch.position} is not on the parent's path.")
+        lengths.append(offset + len(branch.token_ids))
+    if max(lengths) > MAX_PATH or sum(lengths) > 8 * MAX_PATH:
+        raise InvalidRequest(f"token_ids: a path of {max(lengths)} tokens is longer than {MAX_PATH}.")
+
+
+def _parts(draft: Draft) -> Iterator[tuple[Tokens, tuple[float, ...]]]:
+    yield draft.token_ids, draft.confidences
+    for branch in draft.branches:
+        yield branch.token_ids, branch.confidences
+
+
+class DraftTree:
+    """Memory is bounded by ``MAX_NODES`` and ``TAIL``, whatever is added."""
+
+    def __init__(self, context: Sequence[int]) -> None:
+        self._position = len(context)
+        self._tail: deque[int] = deque(context[-TAIL:], maxlen=TAIL)
+        self._root = _Node()
+        self._num_nodes = 0
+
+    @property
+    def position(self) -> int:
+        """Number of committed tokens = position of the next one."""
+        return self._position
+
+    @property
+    def num_nodes(self) -> int:
+        """Guessed tokens held."""
+        return self._num_nodes
+
+    def add(self, draft: Draft) -> int:
+        """Keep what agrees with the committed tokens; return how many tokens are new and useful."""
+        paths = _unfold(draft)
+        if self._num_nodes + sum(len(path) for path in paths) > MAX_NODES:
+            self._root, self._num_nodes = _Node(), 0
+        # The main path last, so that its choices are the favourites where branches share tokens.
+        return sum(self._insert(draft.base, path, is_main=index == 0) for index, path in reversed([*enumerate(paths)]))
+
+    def _insert(self, base: int, path: Sequence[tuple[int, float | None]], *, is_main: bool) -> int:
+        rest = self._beyond_committed(base, path)
+        node, added = self._root, 0
+        for token, confidence in rest:
+            child = node.children.get(token)
+            if child is None:
+                if self._num_nodes >= MAX_NODES:
+                    break
+                child = node.children[token] = _Node()
+                self._num_nodes += 1
+                added += 1
+            child.confidence = confidence
+            if is_main or node.favourite is None:
+                node.favourite = token
+            node = child
+        return added
+
+    def _beyond_committed(
+        self, base: int, path: Sequence[tuple[int, float | None]]
+    ) -> Sequence[tuple[int, float | None]]:
+        """The part of ``path`` after the last committed token; empty when it disagrees or can't be judged."""
+        late = self._position - base
+        if late < 0 or late > min(len(self._tail), len(path)):
+            return ()
+        start = len(self._tail) - late
+        agrees = all(self._tail[start + i] == path[i][0] for i in range(late))
+        return path[late:] if agrees else ()
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Commit ``tokens``: walk down to what was guessed for this outcome, forget the rest."""
+        node: _Node | None = self._root
+        for token in tokens:
+            node = node.children.get(token) if node is not None else None
+        self._tail.extend(tokens)
+        self._position += len(tokens)
+        self._root = node or _Node()
+        self._root.confidence = None
+        self._num_nodes = _count(self._root)
+
+    def path(self, max_tokens: int) -> Path:
+        """The likeliest chain from the root."""
+        tokens: list[int] = []
+        confidences: list[float | None] = []
+        node = self._root
+        while node.favourite is not None and len(tokens) < max_tokens:
+            token = node.favourite
+            node = node.children[token]
+            tokens.append(token)
+            confidences.append(node.confidence)
+        return Path(tuple(tokens), tuple(confidences))
+
+
+def _count(root: _Node) -> int:
+    """Nodes below ``root``; iterative, since a path may be longer than the recursion limit allows."""
+    count, waiting = 0, [root]
+    while waiting:
+        node = waiting.pop()
+        count += len(node.children)
+        waiting.extend(node.children.values())
+    return count
+
+
+def _unfold(draft: Draft) -> list[list[tuple[int, float | None]]]:
+    """Every path of a draft from its base on: the main one, then one per branch."""
+    paths = [_with_confidences(draft.token_ids, draft.confidences)]
+    for branch in draft.branches:
+        shared = paths[branch.parent][: branch.position - draft.base]
+        paths.append(shared + _with_confidences(branch.token_ids, branch.confidences))
+    return paths
+
+
+def _with_confidences(token_ids: Tokens, confidences: tuple[float, ...]) -> list[tuple[int, float | None]]:
+    given: Sequence[float | None] = confidences or (None,) * len(token_ids)
+    return list(zip(token_ids, given, strict=True))

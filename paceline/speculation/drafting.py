@@ -1,0 +1,103 @@
+"""A session as its drafter sees it, pure: what to guess next, and what a commit leaves of the guesses."""
+
+from __future__ import annotations
+
+from paceline.core.errors import Gap, InvalidRequest
+from paceline.core.types import Commit, Credit, Draft, DraftJob, Guess, SessionSpec
+
+
+class DraftingSession:
+    """Runs ahead on one path within its window; rolls back to the last token that a commit confirms."""
+
+    def __init__(self, spec: SessionSpec, *, max_window: int) -> None:
+        if not spec.context or not 0 < spec.prompt_length <= len(spec.context):
+            raise InvalidRequest("context: it needs at least one token, and prompt_length must lie inside it.")
+        self.spec = spec
+        self._committed = list(spec.context)
+        self._path: list[int] = []
+        self._confidences: list[float] = []
+        self._window = max(0, min(spec.window, max_window))
+        self._end = spec.prompt_length + spec.stops.max_tokens
+        self._credit: int | None = None
+        self._is_dry = False
+        self._is_told = False
+
+    @property
+    def session(self) -> str:
+        """Its id."""
+        return self.spec.session
+
+    @property
+    def position(self) -> int:
+        """Number of committed tokens."""
+        return len(self._committed)
+
+    @property
+    def num_pending(self) -> int:
+        """Guessed tokens that no commit has judged yet."""
+        return len(self._path)
+
+    def commit(self, commit: Commit) -> None:
+        """Keep the path where it agrees, else start anew. Doubled commits are fine; raises ``Gap`` for missing ones."""
+        if commit.start > self.position:
+            raise Gap(f"Commit at {commit.start}, but only {self.position} tokens are known; open the session again.")
+        fresh = commit.token_ids[self.position - commit.start :]
+        if not fresh:
+            return
+        self._committed += fresh
+        if tuple(self._path[: len(fresh)]) == fresh:
+            del self._path[: len(fresh)], self._confidences[: len(fresh)]
+        else:
+            self._path, self._confidences = [], []
+        self._is_dry = self._is_told = False
+
+    def grant(self, credit: Credit) -> None:
+        """Guesses may reach up to here."""
+        self._credit = max(self._credit or 0, credit.until)
+
+    def job(self, max_tokens: int) -> DraftJob | None:
+        """What to guess next, at most ``max_tokens``; None while the window is full or nothing comes to mind."""
+        room = min(self._window - len(self._path), self._last - self.position - len(self._path), max_tokens)
+        if self._is_dry or room <= 0:
+            return None
+        return DraftJob(self.session, (*self._committed, *self._path), self.position, room)
+
+    @property
+    def _last(self) -> int:
+        """Guesses are below this position; the target adds the very last token itself."""
+        return self._end - 1 if self._credit is None else min(self._end - 1, self._credit)
+
+    def extend(self, job: DraftJob, guess: Guess) -> Draft | None:
+        """The whole path with the new tokens; an empty draft says "nothing", once per position.
+
+        A guess for a context that a commit has overtaken is judged like any late draft.
+        """
+        tail = list(job.context[job.committed :]) + list(guess.token_ids)
+        late = self.position - job.committed
+        if tail[:late] != self._committed[job.committed :]:
+            return None
+        if not guess.token_ids:
+            self._is_dry = late == 0
+            return self._nothing() if not self._path and self._is_dry else None
+        known = len(tail) - len(guess.token_ids)
+        if late <= known:
+            self._path += guess.token_ids
+            self._confidences += self._certain(guess)
+        else:
+            self._path = tail[late:]
+            self._confidences = self._certain(guess)[len(guess.token_ids) - len(self._path) :]
+        self._is_dry = late == 0 and len(guess.token_ids) < job.max_tokens
+        if not self._path:
+            return None
+        self._is_told = True
+        return Draft(self.session, self.position, tuple(self._path), tuple(self._confidences))
+
+    def _nothing(self) -> Draft | None:
+        if self._is_told:
+            return None
+        self._is_told = True
+        return Draft(self.session, self.position, ())
+
+    @staticmethod
+    def _certain(guess: Guess) -> list[float]:
+        return list(guess.confidences) or [0.5] * len(guess.token_ids)

@@ -1,0 +1,58 @@
+"""Wait for a draft, or go on without? Waiting R pays iff the tokens it brings are worth more than the time it takes.
+
+With p the chance that a draft comes, L the tokens of a step that has one, t_1 and t_v the times of a plain and of a
+verifying step: wait iff p * (L - 1) * t_1 > R + p * (t_v - t_1). Times are seconds of the caller's clock.
+"""
+
+from __future__ import annotations
+
+RATE = 0.1
+"""Weight of the newest observation."""
+PATIENCE = 2.0
+"""Waits last at most this many typical arrival times."""
+
+
+class DraftArrivals:
+    """When drafts for a freshly committed position come, for one session."""
+
+    def __init__(self) -> None:
+        self._delay_s: float | None = None
+        self._chance = 0.5
+        self._tokens = 2.0
+        self._committed_at: float | None = None
+
+    def committed(self, now: float) -> None:
+        """Tokens were committed, and the next position has no draft yet."""
+        self._committed_at = now
+
+    def came(self, now: float, useful: bool) -> None:
+        """The drafter answered; ``useful`` says if it had a guess. The first answer per position counts."""
+        if self._committed_at is None:
+            return
+        delay, self._committed_at = now - self._committed_at, None
+        self._delay_s = delay if self._delay_s is None else self._delay_s + RATE * (delay - self._delay_s)
+        self._chance += RATE * (useful - self._chance)
+
+    def missed(self) -> None:
+        """A wait ended without an answer."""
+        self._committed_at = None
+        if self._delay_s is not None:
+            self._delay_s *= 1.0 + RATE
+        self._chance -= RATE * self._chance
+
+    def verified(self, num_tokens: int) -> None:
+        """A step with drafts committed this many tokens."""
+        self._tokens += RATE * (num_tokens - self._tokens)
+
+    @property
+    def is_pending(self) -> bool:
+        """An answer for the present position may still come."""
+        return self._committed_at is not None
+
+    def wait_until(self, plain_s: float, verify_s: float) -> float | None:
+        """Time until which waiting pays, None when it does not (or nothing is known yet)."""
+        if self._committed_at is None or self._delay_s is None:
+            return None
+        gain = self._chance * ((self._tokens - 1.0) * plain_s - (verify_s - plain_s))
+        longest = PATIENCE * self._delay_s
+        return self._committed_at + longest if gain > self._delay_s else None
