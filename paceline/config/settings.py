@@ -96,6 +96,9 @@ class DrafterSettings:
     """For ``model``: KV tokens per session."""
     corpus: str = ""
     """For ``suffix``: text or JSONL file to learn from at start (needs ``model`` for its tokenizer)."""
+    learn: bool = False
+    """For ``suffix``: learn from the outputs of finished sessions; off, since speed would tell of
+    others' text."""
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
 
 

@@ -131,7 +131,8 @@ class SessionStore(Protocol):
     ) -> int:
         """Append ``tokens`` at output index ``base``; return the new length.
 
-        A full duplicate is fine at any time. Raises ``Fenced``, ``Gap``, ``Diverged``, ``NotFound``, ``StoreUnavailable``.
+        A full duplicate is fine at any time. Raises ``Fenced``, ``Gap``, ``Diverged``, ``NotFound`` or
+        ``StoreUnavailable``.
         """
 
     async def cancel(self, session: str, reason: str) -> SessionRecord:

@@ -1,0 +1,54 @@
+"""Guessers behind ``core.ports.Drafter``; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from paceline.config.settings import DrafterSettings
+from paceline.core.errors import InvalidRequest
+from paceline.core.ports import Drafter
+
+
+def _ngram(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.ngram import NgramDrafter
+
+    return NgramDrafter(settings.max_sessions)
+
+
+def _suffix(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.corpus import read_corpus
+    from paceline.drafters.suffix import SuffixDrafter
+
+    documents, digest = read_corpus(settings) if settings.corpus else ([], "")
+    return SuffixDrafter(settings.max_sessions, documents, tokenizer_digest=digest, learns=settings.learn)
+
+
+def _random(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.random import RandomDrafter
+
+    return RandomDrafter(settings.max_sessions, settings.vocab_size)
+
+
+def _synthetic(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.synthetic import SyntheticDrafter
+
+    return SyntheticDrafter(settings.max_sessions, settings.synthetic)
+
+
+def _model(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.model import ModelDrafter
+
+    return ModelDrafter.load(settings)
+
+
+DRAFTERS = {"suffix": _suffix, "ngram": _ngram, "model": _model, "random": _random, "synthetic": _synthetic}
+
+
+def create_drafter(settings: DrafterSettings) -> Drafter:
+    """The drafter that the settings name; may take long, since it may load a model."""
+    if settings.drafter not in DRAFTERS:
+        raise InvalidRequest(f"drafter: {settings.drafter!r} is unknown; choose one of {', '.join(DRAFTERS)}.")
+    try:
+        return DRAFTERS[settings.drafter](settings)
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"drafter: {settings.drafter!r} needs {error.name}; install it with: pip install 'paceline[torch]'."
+        ) from error

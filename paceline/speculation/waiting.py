@@ -6,6 +6,9 @@ verifying step: wait iff p * (L - 1) * t_1 > R + p * (t_v - t_1). Times are seco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 RATE = 0.1
 """Weight of the newest observation."""
 PATIENCE = 2.0
@@ -40,6 +43,10 @@ class DraftArrivals:
             self._delay_s *= 1.0 + RATE
         self._chance -= RATE * self._chance
 
+    def settled(self) -> None:
+        """The next position has its draft already."""
+        self._committed_at = None
+
     def verified(self, num_tokens: int) -> None:
         """A step with drafts committed this many tokens."""
         self._tokens += RATE * (num_tokens - self._tokens)
@@ -49,10 +56,31 @@ class DraftArrivals:
         """An answer for the present position may still come."""
         return self._committed_at is not None
 
-    def wait_until(self, plain_s: float, verify_s: float) -> float | None:
-        """Time until which waiting pays, None when it does not (or nothing is known yet)."""
+    def expect(self, plain_s: float, verify_s: float) -> Prospect | None:
+        """What waiting for this session may bring; None when nothing can come or nothing is known yet."""
         if self._committed_at is None or self._delay_s is None:
             return None
         gain = self._chance * ((self._tokens - 1.0) * plain_s - (verify_s - plain_s))
-        longest = PATIENCE * self._delay_s
-        return self._committed_at + longest if gain > self._delay_s else None
+        return Prospect(gain, self._delay_s, self._committed_at + PATIENCE * self._delay_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """Of a wait for one session."""
+
+    gain_s: float
+    """Plain decoding time that the drafts are expected to save."""
+    delay_s: float
+    """Typical time until they come."""
+    until: float
+    """When to give up."""
+
+
+def wait_until(prospects: Sequence[Prospect | None], now: float) -> float | None:
+    """Until when a step with these ready sessions should wait; None to go at once. Everybody pays for a wait."""
+    open_ones = [one for one in prospects if one is not None and one.until > now]
+    if not open_ones:
+        return None
+    delay = max(one.delay_s for one in open_ones)
+    gain = sum(one.gain_s for one in open_ones)
+    return max(one.until for one in open_ones) if gain > delay * len(prospects) else None

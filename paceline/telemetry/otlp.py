@@ -27,7 +27,7 @@ class OtlpExporter:
 
     def close(self) -> None:
         """Send what is left and stop the thread."""
-        self._processor.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # untyped upstream
 
 
 def to_otel(record: SpanRecord, resource: Resource) -> ReadableSpan:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from google.protobuf.duration_pb2 import Duration
-
 from paceline.core.errors import InvalidRequest
 from paceline.core.requests import (
     Chat,
@@ -163,8 +161,8 @@ def _finished_to_pb(event: Finished) -> pb.Finished:
             completion_tokens=event.usage.completion_tokens,
         ),
         metrics=pb.RequestMetrics(speculative_decoding=pb.SpeculativeDecoding(**fields)),
-        first_token=_duration_to_pb(event.first_token_s),
-        total=_duration_to_pb(event.total_s),
+        first_token=codec.duration_to_pb(event.first_token_s),
+        total=codec.duration_to_pb(event.total_s),
     )
 
 
@@ -175,8 +173,8 @@ def _finished_from_pb(message: pb.Finished) -> Finished:
         reason=_REASONS_BACK[message.finish_reason],
         usage=Usage(message.usage.prompt_tokens, message.usage.completion_tokens),
         speculative=_speculative_from_pb(message.metrics.speculative_decoding),
-        first_token_s=_duration_from_pb(message.first_token),
-        total_s=_duration_from_pb(message.total),
+        first_token_s=codec.duration_from_pb(message.first_token),
+        total_s=codec.duration_from_pb(message.total),
     )
 
 
@@ -191,15 +189,6 @@ def _speculative_from_pb(message: pb.SpeculativeDecoding) -> SpeculativeMetrics:
         num_spec_tokens=message.num_spec_tokens,
         num_steps=message.num_steps,
     )
-
-
-def _duration_to_pb(seconds: float) -> Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
-
-
-def _duration_from_pb(message: Duration) -> float:
-    return message.seconds + message.nanos * 1e-9
 
 
 def describe_to_pb(info: CoordinatorInfo) -> pb.DescribeResponse:

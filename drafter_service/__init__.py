@@ -1,0 +1,1 @@
+"""The drafter process: one guesser, running ahead for many sessions."""

@@ -1,0 +1,223 @@
+"""Runs ahead for every session within its window, in batches, and rolls back as commits come.
+
+One worker thread computes; the event loop keeps the sessions' state. A commit that overtakes a computation is
+handled like any late draft: what still agrees is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from paceline.core.errors import Conflict, Mismatch, PacelineError, ResourceExhausted, Unavailable
+from paceline.core.ports import Clock, Drafter
+from paceline.core.types import (
+    Close,
+    Commit,
+    Credit,
+    DrafterCommand,
+    DrafterEvent,
+    DrafterInfo,
+    DraftJob,
+    Drain,
+    Refused,
+    SessionSpec,
+)
+from paceline.speculation.drafting import DraftingSession
+from paceline.telemetry.metrics import DrafterMetrics
+from paceline.telemetry.names import Attribute, Span
+from paceline.telemetry.spans import Tracer
+from paceline.wire.exchange import exchange
+from paceline.wire.outbox import Outbox
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+PATIENCE_S = 0.004
+"""A drafting call should take about this long: longer ones hold back tokens that are ready."""
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A session and whose it is."""
+
+    state: DraftingSession
+    outbox: Outbox[DrafterEvent]
+
+
+class DrafterRuntime:
+    """``core.ports.Runtime`` of a drafter; ``run`` must be running for sessions to get drafts."""
+
+    def __init__(self, drafter: Drafter, clock: Clock, *, tracer: Tracer, metrics: DrafterMetrics) -> None:
+        self._drafter = drafter
+        self._clock = clock
+        self._tracer = tracer
+        self._metrics = metrics
+        self._seats: dict[str, _Seat] = {}
+        self._opening: list[_Seat] = []
+        self._closing: list[str] = []
+        self._outboxes: set[Outbox[DrafterEvent]] = set()
+        self._wake = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+        self._token_s = 0.0
+        self._draining: str | None = None
+
+    @property
+    def info(self) -> DrafterInfo:
+        """What it is."""
+        return self._drafter.info
+
+    async def attach(self, commands: AsyncIterator[Sequence[DrafterCommand]]) -> AsyncGenerator[Sequence[DrafterEvent]]:
+        """Serve one coordinator until its commands end; its sessions are closed with it."""
+        outbox: Outbox[DrafterEvent] = Outbox()
+        self._outboxes.add(outbox)
+        if self._draining is not None:
+            outbox.put(Drain(self._draining))
+        try:
+            async with aclosing(exchange(commands, lambda one: self._handle(one, outbox), outbox)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._outboxes.discard(outbox)
+            for session in [one for one, seat in self._seats.items() if seat.outbox is outbox]:
+                self._leave(session)
+
+    def drain(self, reason: str) -> None:
+        """Take no new sessions from now on."""
+        self._draining = reason
+        for outbox in self._outboxes:
+            outbox.put(Drain(reason))
+
+    def _handle(self, command: DrafterCommand, outbox: Outbox[DrafterEvent]) -> None:
+        if isinstance(command, SessionSpec):
+            self._admit(command, outbox)
+            return
+        seat = self._seats.get(command.session)
+        if seat is None or seat.outbox is not outbox:
+            return  # it has just ended, or was never this peer's
+        if isinstance(command, Commit):
+            self._take_commit(seat, command)
+        elif isinstance(command, Credit):
+            seat.state.grant(command)
+        elif isinstance(command, Close):
+            self._leave(command.session)
+        self._wake.set()
+
+    def _admit(self, spec: SessionSpec, outbox: Outbox[DrafterEvent]) -> None:
+        try:
+            self._check(spec)
+            seat = _Seat(DraftingSession(spec, max_window=self.info.max_window), outbox)
+        except PacelineError as error:
+            outbox.put(Refused(spec.session, error.code, str(error), error.retryable))
+            return
+        self._seats[spec.session] = seat
+        self._opening.append(seat)
+        self._metrics.sessions.set(len(self._seats))
+        self._wake.set()
+
+    def _check(self, spec: SessionSpec) -> None:
+        if self._draining is not None:
+            raise Unavailable(f"This drafter is draining ({self._draining}); open the session on another one.")
+        if spec.session in self._seats:
+            raise Conflict(f"Session {spec.session} is already open here; close it first.")
+        if len(self._seats) >= self.info.max_sessions:
+            raise ResourceExhausted(f"All {self.info.max_sessions} sessions are taken; try another drafter.")
+        ours = self.info.tokenizer_digest
+        if ours and spec.tokenizer_digest and ours != spec.tokenizer_digest:
+            raise Mismatch(
+                f"The session has tokenizer {spec.tokenizer_digest[:12]}, this drafter {ours[:12]}; "
+                "use a drafter with the target's tokenizer."
+            )
+
+    def _take_commit(self, seat: _Seat, commit: Commit) -> None:
+        try:
+            seat.state.commit(commit)
+        except PacelineError as error:
+            self._refuse(seat, error)
+
+    def _refuse(self, seat: _Seat, error: PacelineError) -> None:
+        seat.outbox.put(Refused(seat.state.session, error.code, str(error), error.retryable))
+        self._leave(seat.state.session)
+
+    def _leave(self, session: str) -> None:
+        seat = self._seats.pop(session, None)
+        if seat is None:
+            return
+        if seat in self._opening:
+            self._opening.remove(seat)
+        else:
+            self._closing.append(session)
+        self._metrics.sessions.set(len(self._seats))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Guess for ever. A failing drafter ends the process; sessions go on without it."""
+        try:
+            while True:
+                await self._settle()
+                jobs = [job for seat in self._seats.values() if (job := seat.state.job(self._chunk))]
+                if jobs:
+                    await self._draft(jobs)
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _chunk(self) -> int:
+        """Tokens per call: as many as are ready within the patience, so that the first ones don't wait."""
+        return 64 if self._token_s == 0.0 else max(1, min(64, int(PATIENCE_S / self._token_s)))
+
+    async def _settle(self) -> None:
+        """Opening and closing happen in the worker's order, between computations."""
+        while self._closing or self._opening:
+            closing, self._closing = self._closing, []
+            opening, self._opening = self._opening, []
+            errors = await self._in_worker(self._apply, closing, [seat.state.spec for seat in opening])
+            for seat, error in zip(opening, errors, strict=True):
+                if error is not None:
+                    self._refuse(seat, error)
+
+    def _apply(self, closing: Sequence[str], opening: Sequence[SessionSpec]) -> list[PacelineError | None]:
+        """In the worker thread."""
+        for session in closing:
+            self._drafter.close(session)
+        errors: list[PacelineError | None] = []
+        for spec in opening:
+            try:
+                self._drafter.open(spec)
+                errors.append(None)
+            except PacelineError as error:
+                errors.append(error)
+        return errors
+
+    async def _draft(self, jobs: Sequence[DraftJob]) -> None:
+        started, started_ns = self._clock.monotonic(), self._clock.time_ns()
+        guesses = await self._in_worker(self._drafter.extend, jobs)
+        seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
+        longest = max(len(guess.token_ids) for guess in guesses)
+        if longest:
+            token_s = seconds / longest
+            self._token_s = token_s if self._token_s == 0.0 else self._token_s + 0.2 * (token_s - self._token_s)
+        self._metrics.draft_seconds.observe(seconds)
+        self._metrics.drafted_tokens.inc(sum(len(guess.token_ids) for guess in guesses))
+        for job, guess in zip(jobs, guesses, strict=True):
+            seat = self._seats.get(job.session)
+            if seat is None:
+                continue  # closed while the worker computed
+            draft = seat.state.extend(job, guess)
+            if draft is not None:
+                attributes = {Attribute.POSITION: draft.base, Attribute.TOKENS: len(draft.token_ids)}
+                self._tracer.record(Span.DRAFT, seat.state.spec.trace, (started_ns, ended_ns), attributes)
+                seat.outbox.put(draft)
+
+    async def _in_worker(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, partial(function, *args, **kwargs))

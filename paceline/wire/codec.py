@@ -1,0 +1,339 @@
+"""Between ``core.types`` and protobuf, both ways, one pair per noun.
+
+Malformed messages raise ``InvalidRequest`` naming the field; ranges are checked where the values are used.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+
+from paceline.core.errors import InvalidRequest, Unsupported
+from paceline.core.types import (
+    Branch,
+    Close,
+    Commit,
+    Credit,
+    Draft,
+    DrafterInfo,
+    Drain,
+    FinishReason,
+    Needs,
+    Refused,
+    Sampler,
+    SamplingParams,
+    SessionSpec,
+    StepTimings,
+    StopRules,
+    TraceContext,
+    VerifierInfo,
+)
+from paceline.v1 import drafter_pb2, tokens_pb2, verifier_pb2
+
+_SAMPLERS = {
+    Sampler.COUPLED: tokens_pb2.SAMPLER_COUPLED,
+    Sampler.REJECTION: tokens_pb2.SAMPLER_REJECTION,
+    Sampler.BLOCK: tokens_pb2.SAMPLER_BLOCK,
+}
+_SAMPLERS_BACK = {number: sampler for sampler, number in _SAMPLERS.items()} | {
+    tokens_pb2.SAMPLER_UNSPECIFIED: Sampler.COUPLED
+}
+_FINISH = {
+    FinishReason.STOP: tokens_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: tokens_pb2.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: tokens_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.ERROR: tokens_pb2.FINISH_REASON_ERROR,
+}
+_FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
+
+
+def duration_to_pb(seconds: float) -> Duration:
+    """Rounded to nanoseconds."""
+    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
+
+
+def duration_from_pb(message: Duration) -> float:
+    """Seconds."""
+    return float(message.seconds + message.nanos * 1e-9)
+
+
+def trace_context_to_pb(trace: TraceContext) -> tokens_pb2.TraceContext:
+    """W3C ids."""
+    return tokens_pb2.TraceContext(trace_id=trace.trace_id, span_id=trace.span_id)
+
+
+def trace_context_from_pb(message: tokens_pb2.TraceContext) -> TraceContext:
+    """Raises ``InvalidRequest`` for ids of a wrong shape."""
+    for name, value, length in (("trace_id", message.trace_id, 32), ("span_id", message.span_id, 16)):
+        if value and (len(value) != length or not set(value) <= set("0123456789abcdef")):
+            raise InvalidRequest(f"trace.{name}: need {length} lower-case hex digits or nothing.")
+    return TraceContext(message.trace_id, message.span_id)
+
+
+def sampling_params_to_pb(params: SamplingParams) -> tokens_pb2.SamplingParams:
+    """Every field, defaults included."""
+    return tokens_pb2.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias),
+        allowed_token_ids=params.allowed_tokens,
+        banned_token_ids=params.banned_tokens,
+        seed=params.seed,
+        sampler=_SAMPLERS[params.sampler],
+    )
+
+
+def sampling_params_from_pb(message: tokens_pb2.SamplingParams) -> SamplingParams:
+    """Unset optional fields take their defaults; a sampler or grammar that is not served raises ``Unsupported``."""
+    if message.grammar:
+        raise Unsupported("sampling.grammar: grammars are not served by this version; leave it empty.")
+    if message.sampler not in _SAMPLERS_BACK:
+        raise InvalidRequest(f"sampling.sampler: {message.sampler} is not a sampler; use SAMPLER_COUPLED.")
+    return SamplingParams(
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty if message.HasField("repetition_penalty") else 1.0,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        allowed_tokens=tuple(message.allowed_token_ids),
+        banned_tokens=tuple(message.banned_token_ids),
+        seed=message.seed,
+        sampler=_SAMPLERS_BACK[message.sampler],
+    )
+
+
+def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
+    """The whole session."""
+    message = tokens_pb2.SessionSpec(
+        session_id=spec.session,
+        context_token_ids=spec.context,
+        prompt_length=spec.prompt_length,
+        sampling=sampling_params_to_pb(spec.sampling),
+        stops=tokens_pb2.StopRules(max_tokens=spec.stops.max_tokens, stop_token_ids=spec.stops.stop_token_ids),
+        max_draft=spec.max_draft,
+        window=spec.window,
+        fan_out=spec.fan_out,
+        model_digest=spec.model_digest,
+        numerics_id=spec.numerics_id,
+        tokenizer_digest=spec.tokenizer_digest,
+        trace=trace_context_to_pb(spec.trace),
+    )
+    if spec.deadline_s > 0:
+        message.deadline.CopyFrom(duration_to_pb(spec.deadline_s))
+    return message
+
+
+def session_spec_from_pb(message: tokens_pb2.SessionSpec) -> SessionSpec:
+    """Raises ``InvalidRequest`` without a session id."""
+    return SessionSpec(
+        session=_session(message.session_id),
+        context=tuple(message.context_token_ids),
+        prompt_length=message.prompt_length,
+        sampling=sampling_params_from_pb(message.sampling),
+        stops=StopRules(message.stops.max_tokens, tuple(message.stops.stop_token_ids)),
+        max_draft=message.max_draft,
+        window=message.window,
+        fan_out=message.fan_out,
+        model_digest=message.model_digest,
+        numerics_id=message.numerics_id,
+        tokenizer_digest=message.tokenizer_digest,
+        trace=trace_context_from_pb(message.trace),
+        deadline_s=duration_from_pb(message.deadline),
+    )
+
+
+def _session(session: str) -> str:
+    if not 1 <= len(session) <= 64:
+        raise InvalidRequest(f"session_id: need 1 to 64 characters, got {len(session)}.")
+    return session
+
+
+def draft_to_pb(draft: Draft) -> tokens_pb2.Draft:
+    """A guess."""
+    branches = [
+        tokens_pb2.Branch(
+            parent=branch.parent,
+            position=branch.position,
+            token_ids=branch.token_ids,
+            confidences=branch.confidences,
+        )
+        for branch in draft.branches
+    ]
+    return tokens_pb2.Draft(
+        session_id=draft.session,
+        base=draft.base,
+        token_ids=draft.token_ids,
+        confidences=draft.confidences,
+        branches=branches,
+    )
+
+
+def draft_from_pb(message: tokens_pb2.Draft) -> Draft:
+    """Consistency with the vocabulary and between fields is checked by ``speculation.draft_tree``."""
+    branches = tuple(
+        Branch(branch.parent, branch.position, tuple(branch.token_ids), tuple(branch.confidences))
+        for branch in message.branches
+    )
+    return Draft(
+        session=_session(message.session_id),
+        base=message.base,
+        token_ids=tuple(message.token_ids),
+        confidences=tuple(message.confidences),
+        branches=branches,
+    )
+
+
+def commit_to_pb(commit: Commit) -> tokens_pb2.Commit:
+    """Final tokens."""
+    timings = commit.timings
+    message = tokens_pb2.Commit(
+        session_id=commit.session,
+        start=commit.start,
+        token_ids=commit.token_ids,
+        drafted=commit.drafted,
+        accepted=commit.accepted,
+        timings=tokens_pb2.StepTimings(
+            queue=duration_to_pb(timings.queue_s),
+            forward=duration_to_pb(timings.forward_s),
+            sample=duration_to_pb(timings.sample_s),
+            started_unix_ns=timings.started_ns,
+        ),
+    )
+    if commit.finish is not None:
+        message.finish = _FINISH[commit.finish]
+    return message
+
+
+def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
+    """An unknown finish reason raises ``InvalidRequest``."""
+    finish = None
+    if message.finish:
+        if message.finish not in _FINISH_BACK:
+            raise InvalidRequest(f"finish: {message.finish} is not a finish reason this version knows; update it.")
+        finish = _FINISH_BACK[message.finish]
+    timings = message.timings
+    return Commit(
+        session=_session(message.session_id),
+        start=message.start,
+        token_ids=tuple(message.token_ids),
+        drafted=message.drafted,
+        accepted=message.accepted,
+        finish=finish,
+        timings=StepTimings(
+            duration_from_pb(timings.queue),
+            duration_from_pb(timings.forward),
+            duration_from_pb(timings.sample),
+            timings.started_unix_ns,
+        ),
+    )
+
+
+def credit_to_pb(credit: Credit) -> tokens_pb2.Credit:
+    """How far to go."""
+    return tokens_pb2.Credit(session_id=credit.session, until=credit.until)
+
+
+def credit_from_pb(message: tokens_pb2.Credit) -> Credit:
+    """The inverse."""
+    return Credit(_session(message.session_id), message.until)
+
+
+def refused_to_pb(refused: Refused) -> tokens_pb2.Refused:
+    """A session that is not served."""
+    return tokens_pb2.Refused(
+        session_id=refused.session, code=refused.code, message=refused.message, retryable=refused.retryable
+    )
+
+
+def refused_from_pb(message: tokens_pb2.Refused) -> Refused:
+    """The inverse."""
+    return Refused(_session(message.session_id), message.code, message.message, message.retryable)
+
+
+def drain_to_pb(drain: Drain) -> tokens_pb2.Drain:
+    """No new sessions."""
+    return tokens_pb2.Drain(reason=drain.reason)
+
+
+def drain_from_pb(message: tokens_pb2.Drain) -> Drain:
+    """The inverse."""
+    return Drain(message.reason)
+
+
+def close_to_pb(close: Close) -> tokens_pb2.Close:
+    """The end of a session."""
+    return tokens_pb2.Close(session_id=close.session)
+
+
+def close_from_pb(message: tokens_pb2.Close) -> Close:
+    """The inverse."""
+    return Close(_session(message.session_id))
+
+
+def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse:
+    """What a drafter is."""
+    return drafter_pb2.DescribeDrafterResponse(
+        name=info.name,
+        model_digest=info.model_digest,
+        tokenizer_digest=info.tokenizer_digest,
+        vocab_size=info.vocab_size,
+        needs_hidden_states=info.needs.hidden_states,
+        needs_same_tokenizer=info.needs.same_tokenizer,
+        max_sessions=info.max_sessions,
+        max_window=info.max_window,
+    )
+
+
+def drafter_info_from_pb(message: drafter_pb2.DescribeDrafterResponse) -> DrafterInfo:
+    """The inverse."""
+    return DrafterInfo(
+        name=message.name,
+        model_digest=message.model_digest,
+        tokenizer_digest=message.tokenizer_digest,
+        vocab_size=message.vocab_size,
+        needs=Needs(tuple(message.needs_hidden_states), message.needs_same_tokenizer),
+        max_sessions=message.max_sessions,
+        max_window=message.max_window,
+    )
+
+
+def verifier_info_to_pb(info: VerifierInfo) -> verifier_pb2.DescribeVerifierResponse:
+    """What a verifier is."""
+    return verifier_pb2.DescribeVerifierResponse(
+        name=info.name,
+        model_digest=info.model_digest,
+        tokenizer_digest=info.tokenizer_digest,
+        numerics_id=info.numerics_id,
+        vocab_size=info.vocab_size,
+        max_context=info.max_context,
+        max_sessions=info.max_sessions,
+        stop_token_ids=info.stop_token_ids,
+        exact=info.exact,
+        device=info.device,
+        dtype=info.dtype,
+    )
+
+
+def verifier_info_from_pb(message: verifier_pb2.DescribeVerifierResponse) -> VerifierInfo:
+    """The inverse."""
+    return VerifierInfo(
+        name=message.name,
+        model_digest=message.model_digest,
+        tokenizer_digest=message.tokenizer_digest,
+        numerics_id=message.numerics_id,
+        vocab_size=message.vocab_size,
+        max_context=message.max_context,
+        max_sessions=message.max_sessions,
+        stop_token_ids=tuple(message.stop_token_ids),
+        exact=message.exact,
+        device=message.device,
+        dtype=message.dtype,
+    )

@@ -1,0 +1,102 @@
+"""Batches of events, as they travel in one gRPC message; a table says which field of the oneof holds which noun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
+
+from paceline.core.errors import InvalidRequest
+from paceline.core.types import (
+    Close,
+    Commit,
+    Credit,
+    Draft,
+    DrafterCommand,
+    DrafterEvent,
+    Drain,
+    Refused,
+    SessionSpec,
+    VerifierCommand,
+    VerifierEvent,
+)
+from paceline.v1 import drafter_pb2, verifier_pb2
+from paceline.wire import codec
+
+EventT = TypeVar("EventT")
+
+_TO_PB: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    SessionSpec: ("open", codec.session_spec_to_pb),
+    Draft: ("draft", codec.draft_to_pb),
+    Commit: ("commit", codec.commit_to_pb),
+    Close: ("close", codec.close_to_pb),
+    Credit: ("credit", codec.credit_to_pb),
+    Refused: ("refused", codec.refused_to_pb),
+    Drain: ("drain", codec.drain_to_pb),
+}
+_FROM_PB: dict[str, Callable[[Any], Any]] = {
+    "open": codec.session_spec_from_pb,
+    "draft": codec.draft_from_pb,
+    "commit": codec.commit_from_pb,
+    "close": codec.close_from_pb,
+    "credit": codec.credit_from_pb,
+    "refused": codec.refused_from_pb,
+    "drain": codec.drain_from_pb,
+}
+
+
+def _pack(message: type[EventT], events: Iterable[object]) -> list[EventT]:
+    packed = []
+    for event in events:
+        name, to_pb = _TO_PB[type(event)]
+        packed.append(message(**{name: to_pb(event)}))
+    return packed
+
+
+def _unpack(messages: Iterable[Any]) -> list[object]:
+    events = []
+    for message in messages:
+        kind = message.WhichOneof("kind")
+        if kind is None:
+            raise InvalidRequest("kind: a message holds no event that this version knows; update this side.")
+        events.append(_FROM_PB[kind](getattr(message, kind)))
+    return events
+
+
+def verify_request_to_pb(commands: Sequence[VerifierCommand]) -> verifier_pb2.VerifyRequest:
+    """Towards a verifier."""
+    return verifier_pb2.VerifyRequest(commands=_pack(verifier_pb2.VerifierCommand, commands))
+
+
+def verify_request_from_pb(message: verifier_pb2.VerifyRequest) -> list[VerifierCommand]:
+    """Raises ``InvalidRequest`` naming the field."""
+    return cast("list[VerifierCommand]", _unpack(message.commands))
+
+
+def verify_response_to_pb(events: Sequence[VerifierEvent]) -> verifier_pb2.VerifyResponse:
+    """From a verifier."""
+    return verifier_pb2.VerifyResponse(events=_pack(verifier_pb2.VerifierEvent, events))
+
+
+def verify_response_from_pb(message: verifier_pb2.VerifyResponse) -> list[VerifierEvent]:
+    """Raises ``InvalidRequest`` naming the field."""
+    return cast("list[VerifierEvent]", _unpack(message.events))
+
+
+def draft_request_to_pb(commands: Sequence[DrafterCommand]) -> drafter_pb2.DraftRequest:
+    """Towards a drafter."""
+    return drafter_pb2.DraftRequest(commands=_pack(drafter_pb2.DrafterCommand, commands))
+
+
+def draft_request_from_pb(message: drafter_pb2.DraftRequest) -> list[DrafterCommand]:
+    """Raises ``InvalidRequest`` naming the field."""
+    return cast("list[DrafterCommand]", _unpack(message.commands))
+
+
+def draft_response_to_pb(events: Sequence[DrafterEvent]) -> drafter_pb2.DraftResponse:
+    """From a drafter."""
+    return drafter_pb2.DraftResponse(events=_pack(drafter_pb2.DrafterEvent, events))
+
+
+def draft_response_from_pb(message: drafter_pb2.DraftResponse) -> list[DrafterEvent]:
+    """Raises ``InvalidRequest`` naming the field."""
+    return cast("list[DrafterEvent]", _unpack(message.events))

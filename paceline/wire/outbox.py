@@ -1,0 +1,82 @@
+"""What waits for a stream: sent together as soon as the stream takes it, and never more than what still matters.
+
+Bounded by coalescing: a newer draft replaces the waiting one of its session, a Close drops the session's drafts, and
+towards drafters contiguous commits become one. Commits to a coordinator are bounded by its credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from paceline.core.types import Close, Commit, Draft
+
+EventT = TypeVar("EventT")
+
+
+class Outbox(Generic[EventT]):
+    """Many writers in one event loop, one reader."""
+
+    def __init__(self, *, merge_commits: bool = False) -> None:
+        self._waiting: dict[object, EventT] = {}
+        self._counter = 0
+        self._merge_commits = merge_commits
+        self._last_commit: dict[str, object] = {}
+        self._ready = asyncio.Event()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, event: EventT) -> None:
+        """Queue without waiting; ignored after ``close``."""
+        if self._is_closed:
+            return
+        if isinstance(event, Close):
+            self._waiting.pop(("draft", event.session), None)
+        key = self._key(event)
+        if key is not None:
+            self._waiting[key] = event
+        self._ready.set()
+
+    def _key(self, event: EventT) -> object:
+        """Where the event waits; None when it was merged into one that already does."""
+        if isinstance(event, Draft):
+            key = ("draft", event.session)
+            self._waiting.pop(key, None)
+            return key
+        if self._merge_commits and isinstance(event, Commit) and self._merged(event):
+            return None
+        self._counter += 1
+        if self._merge_commits and isinstance(event, Commit):
+            self._last_commit[event.session] = self._counter
+        return self._counter
+
+    def _merged(self, event: Commit) -> bool:
+        key = self._last_commit.get(event.session)
+        before = self._waiting.get(key)
+        if not isinstance(before, Commit) or before.start + len(before.token_ids) != event.start:
+            return False
+        merged = replace(before, token_ids=before.token_ids + event.token_ids, finish=event.finish)
+        self._waiting[key] = merged
+        return True
+
+    def close(self) -> None:
+        """End ``batches`` once what waits was taken."""
+        self._is_closed = True
+        self._ready.set()
+
+    async def batches(self) -> AsyncGenerator[list[EventT]]:
+        """Everything that waits, again and again, until closed."""
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            if self._waiting:
+                batch = list(self._waiting.values())
+                self._waiting.clear()
+                self._last_commit.clear()
+                yield batch
+            if self._is_closed and not self._waiting:
+                return

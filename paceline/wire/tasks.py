@@ -1,0 +1,26 @@
+"""Supervision: work without an end runs beside the block, and its failure ends the block."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None], stop: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Event]:
+    """Run ``work`` for the length of the block; the event is set when ``stop`` returns."""
+    stopped = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work, name="work"), group.create_task(_then_set(stop, stopped), name="stop")]
+        try:
+            yield stopped
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _then_set(stop: Coroutine[Any, Any, None], event: asyncio.Event) -> None:
+    await stop
+    event.set()

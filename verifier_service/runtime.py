@@ -1,0 +1,297 @@
+"""The continuous batching loop: whoever is ready takes part in the next step; commits go out as it ends.
+
+The loop is the only caller of the back end. Streams only touch pure session state, between steps or during them;
+what needs the back end (open, close) waits for the loop. It never waits for a draft unless that pays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from paceline.config.settings import VerifierSettings
+from paceline.core.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Mismatch,
+    PacelineError,
+    ResourceExhausted,
+    Unavailable,
+    Unsupported,
+)
+from paceline.core.ports import Clock, VerifierBackend
+from paceline.core.types import (
+    Close,
+    Credit,
+    Draft,
+    Drain,
+    Refused,
+    Sampler,
+    SessionSpec,
+    StepItem,
+    StepResult,
+    StepTimings,
+    VerifierCommand,
+    VerifierEvent,
+    VerifierInfo,
+)
+from paceline.sampling.processors import validate
+from paceline.speculation.batching import Batcher, Limits
+from paceline.speculation.draft_length import StepCost
+from paceline.speculation.session import VerifierSession
+from paceline.speculation.waiting import wait_until
+from paceline.telemetry.metrics import VerifierMetrics
+from paceline.telemetry.spans import Tracer
+from paceline.wire.exchange import exchange
+from paceline.wire.outbox import Outbox
+from verifier_service.tracing import record_step
+
+_log = logging.getLogger(__name__)
+_Plan = Sequence[tuple[VerifierSession, StepItem]]
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A session and whose it is."""
+
+    state: VerifierSession
+    outbox: Outbox[VerifierEvent]
+    deadline: float | None
+    ready_since: float
+    is_open: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Backlog:
+    """What the loop has to tell the back end before its next step."""
+
+    opening: list[_Seat] = field(default_factory=list)
+    closing: list[str] = field(default_factory=list)
+
+
+class VerifierRuntime:
+    """``core.ports.Runtime`` of a verifier; ``run`` must be running for sessions to advance."""
+
+    def __init__(
+        self,
+        backend: VerifierBackend,
+        settings: VerifierSettings,
+        clock: Clock,
+        *,
+        tracer: Tracer,
+        metrics: VerifierMetrics,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._tracer = tracer
+        self._metrics = metrics
+        self._batcher = Batcher(Limits(settings.token_budget, settings.prefill_chunk))
+        self._cost = StepCost()
+        self._seats: dict[str, _Seat] = {}
+        self._backlog = _Backlog()
+        self._outboxes: set[Outbox[VerifierEvent]] = set()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining: str | None = None
+
+    @property
+    def info(self) -> VerifierInfo:
+        """What is served."""
+        return self._backend.info
+
+    async def attach(
+        self, commands: AsyncIterator[Sequence[VerifierCommand]]
+    ) -> AsyncGenerator[Sequence[VerifierEvent]]:
+        """Serve one coordinator until its commands end; its sessions are closed with it."""
+        outbox: Outbox[VerifierEvent] = Outbox()
+        self._outboxes.add(outbox)
+        if self._draining is not None:
+            outbox.put(Drain(self._draining))
+        try:
+            async with aclosing(exchange(commands, lambda one: self._handle(one, outbox), outbox)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._outboxes.discard(outbox)
+            for session in [one for one, seat in self._seats.items() if seat.outbox is outbox]:
+                self._leave(session)
+
+    def drain(self, reason: str) -> None:
+        """Take no new sessions from now on."""
+        self._draining = reason
+        for outbox in self._outboxes:
+            outbox.put(Drain(reason))
+
+    async def wait_idle(self) -> None:
+        """Return when no session is left."""
+        await self._idle.wait()
+
+    def _handle(self, command: VerifierCommand, outbox: Outbox[VerifierEvent]) -> None:
+        if isinstance(command, SessionSpec):
+            self._admit(command, outbox)
+            return
+        seat = self._seats.get(command.session)
+        if seat is None or seat.outbox is not outbox:
+            return  # it has just ended, or was never this peer's
+        if isinstance(command, Draft):
+            self._take_draft(seat, command)
+        elif isinstance(command, Credit):
+            seat.state.grant(command)
+        elif isinstance(command, Close):
+            self._leave(command.session)
+        self._wake.set()
+
+    def _admit(self, spec: SessionSpec, outbox: Outbox[VerifierEvent]) -> None:
+        try:
+            self._check(spec)
+            state = VerifierSession(spec, max_context=self.info.max_context, vocab_size=self.info.vocab_size)
+        except PacelineError as error:
+            outbox.put(_refusal(spec.session, error))
+            return
+        now = self._clock.monotonic()
+        seat = _Seat(state, outbox, now + spec.deadline_s if spec.deadline_s > 0 else None, now)
+        self._seats[spec.session] = seat
+        self._backlog.opening.append(seat)
+        self._metrics.sessions.set(len(self._seats))
+        self._idle.clear()
+        self._wake.set()
+
+    def _check(self, spec: SessionSpec) -> None:
+        if self._draining is not None:
+            raise Unavailable(f"This verifier is draining ({self._draining}); open the session on another one.")
+        if spec.session in self._seats:
+            raise Conflict(f"Session {spec.session} is already open here; close it first.")
+        if len(self._seats) >= self.info.max_sessions:
+            raise ResourceExhausted(f"All {self.info.max_sessions} session slots are taken; try another verifier.")
+        if spec.sampling.sampler is not Sampler.COUPLED:
+            raise Unsupported(f"sampler: {spec.sampling.sampler} is not served by this verifier; use coupled.")
+        _require_same("model", spec.model_digest, self.info.model_digest)
+        _require_same("tokenizer", spec.tokenizer_digest, self.info.tokenizer_digest)
+        _require_same("numerics id", spec.numerics_id, self.info.numerics_id)
+        validate(spec.sampling, self.info.vocab_size)
+
+    def _take_draft(self, seat: _Seat, draft: Draft) -> None:
+        """A bad draft costs its drafter the guess, never the session."""
+        try:
+            useful = seat.state.add(draft)
+        except PacelineError as error:
+            self._metrics.drafts_received.labels("invalid").inc()
+            _log.warning("draft refused", extra={"session": draft.session, "reason": str(error)})
+            return
+        self._metrics.drafts_received.labels("useful" if useful else "late").inc()
+        if useful or draft.base == seat.state.position:
+            seat.state.arrivals.came(self._clock.monotonic(), bool(useful))
+
+    def _leave(self, session: str) -> None:
+        seat = self._seats.pop(session, None)
+        if seat is None:
+            return
+        if seat.is_open:
+            self._backlog.closing.append(session)
+        elif seat in self._backlog.opening:
+            self._backlog.opening.remove(seat)
+        self._metrics.sessions.set(len(self._seats))
+        if not self._seats:
+            self._idle.set()
+        self._wake.set()
+
+    def _refuse(self, seat: _Seat, error: PacelineError) -> None:
+        seat.outbox.put(_refusal(seat.state.session, error))
+        self._leave(seat.state.session)
+
+    async def run(self) -> None:
+        """Step for ever. A failing back end ends the process: its memory is not to be trusted any more."""
+        while True:
+            self._settle()
+            ready = [seat.state for seat in self._seats.values() if seat.state.is_ready]
+            if not ready:
+                self._wake.clear()
+                await self._wake.wait()
+            elif not await self._waited(ready):
+                await self._step(ready)
+
+    def _settle(self) -> None:
+        """Between steps: close, open, and let go of whom nobody waits for any more."""
+        for session in self._backlog.closing:
+            self._backend.close(session)
+        self._backlog.closing.clear()
+        opening, self._backlog.opening = self._backlog.opening, []
+        for seat in opening:
+            try:
+                self._backend.open(seat.state.spec)
+                seat.is_open = True
+            except PacelineError as error:
+                self._refuse(seat, error)
+        now = self._clock.monotonic()
+        for seat in [one for one in self._seats.values() if one.deadline is not None and one.deadline < now]:
+            self._refuse(seat, DeadlineExceeded("The request's time is over; ask for less or allow more time."))
+
+    async def _waited(self, ready: Sequence[VerifierSession]) -> bool:
+        """Whether time went by for drafts that pay, so that everything must be looked at again."""
+        now = self._clock.monotonic()
+        plain, verify = self._cost.seconds(len(ready)), self._cost.seconds(len(ready) + 4)
+        until = wait_until([one.arrivals.expect(plain, verify) for one in ready], now)
+        if until is None:
+            return False
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(until - now):
+                await self._wake.wait()
+        except TimeoutError:
+            for one in ready:
+                one.arrivals.missed()
+        self._metrics.wait_seconds.inc(self._clock.monotonic() - now)
+        return True
+
+    async def _step(self, ready: Sequence[VerifierSession]) -> None:
+        plan = self._batcher.plan(ready, self._cost)
+        started, started_ns = self._clock.monotonic(), self._clock.time_ns()
+        result = await self._backend.step([item for _, item in plan])
+        seconds = self._clock.monotonic() - started
+        rows = sum(len(item.tokens) for _, item in plan)
+        self._cost.observe(rows, seconds)
+        self._metrics.step_seconds.observe(seconds)
+        self._metrics.step_rows.observe(rows)
+        self._commit(plan, result, started, started_ns)
+
+    def _commit(self, plan: _Plan, result: StepResult, started: float, started_ns: int) -> None:
+        now = self._clock.monotonic()
+        for (state, item), outcome in zip(plan, result.outcomes, strict=True):
+            seat = self._seats.get(state.session)
+            if seat is None or seat.state is not state:
+                continue  # closed while the step ran
+            timings = StepTimings(started - seat.ready_since, result.forward_s, result.sample_s, started_ns)
+            commit = state.apply(outcome, timings)
+            seat.ready_since = now
+            if commit is None:
+                self._metrics.prefill_tokens.inc(len(item.tokens))
+                continue
+            record_step(self._tracer, state.spec, commit, (started_ns, self._clock.time_ns()))
+            self._metrics.commit(commit)
+            seat.outbox.put(commit)
+            self._expect_draft(state, item, len(commit.token_ids), now)
+            if commit.finish is not None:
+                self._leave(state.session)
+
+    def _expect_draft(self, state: VerifierSession, item: StepItem, num_tokens: int, now: float) -> None:
+        if item.num_draft:
+            state.arrivals.verified(num_tokens)
+        if state.spec.max_draft and not state.path():
+            state.arrivals.committed(now)
+        else:
+            state.arrivals.settled()
+
+
+def _refusal(session: str, error: PacelineError) -> Refused:
+    return Refused(session, error.code, str(error), error.retryable)
+
+
+def _require_same(what: str, wanted: str, ours: str) -> None:
+    if wanted and ours and wanted != ours:
+        raise Mismatch(
+            f"The session wants {what} {wanted[:16]}, this verifier serves {ours[:16]}; open it on a matching one."
+        )

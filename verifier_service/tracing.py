@@ -1,0 +1,27 @@
+"""The spans of a verifier step: one per session with children queue, forward and sample."""
+
+from __future__ import annotations
+
+from paceline.core.types import Commit, SessionSpec
+from paceline.telemetry.names import Attribute, Span
+from paceline.telemetry.spans import AttributeValue, Tracer
+
+
+def record_step(tracer: Tracer, spec: SessionSpec, commit: Commit, times_ns: tuple[int, int]) -> None:
+    """``times_ns`` is when the step ran; the session's span starts where its waiting began."""
+    if not spec.trace.trace_id:
+        return
+    timings, (start, end) = commit.timings, times_ns
+    queued = start - int(timings.queue_s * 1e9)
+    sampling = end - int(timings.sample_s * 1e9)
+    attributes: dict[str, AttributeValue] = {
+        Attribute.SESSION: spec.session,
+        Attribute.POSITION: commit.start,
+        Attribute.TOKENS: len(commit.token_ids),
+        Attribute.DRAFTED: commit.drafted,
+        Attribute.ACCEPTED: commit.accepted,
+    }
+    step = tracer.record(Span.STEP, spec.trace, (queued, end), attributes)
+    tracer.record(Span.QUEUE, step, (queued, start))
+    tracer.record(Span.FORWARD, step, (start, min(start + int(timings.forward_s * 1e9), sampling)))
+    tracer.record(Span.SAMPLE, step, (sampling, end))
