@@ -1,0 +1,134 @@
+"""A smaller language model with the target's tokenizer guesses, batched over sessions, with its own KV slots.
+
+It draws with the target's noise (Gumbel coupling), so that it also agrees at a temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paceline.config.settings import DrafterSettings
+from paceline.core.errors import InvalidRequest
+from paceline.core.types import DrafterInfo, DraftJob, Guess, Needs, SessionSpec
+from paceline.models.loading import choose_dtype, load, prepare
+from paceline.models.runner import Feed, ModelRunner
+from paceline.models.sampling import RowSampler
+from paceline.models.threads import use_threads
+
+PREFILL = 256
+"""Tokens of one session fed in one pass at most."""
+MIN_REACH = 0.05
+"""A guess ends where the chance that all of it is right falls below this."""
+
+
+@dataclass(slots=True)
+class _Session:
+    sampler: RowSampler
+    cached: list[int] = field(default_factory=list)
+    """Tokens whose KV the slot holds."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A guess that grows."""
+
+    job: DraftJob
+    context: list[int]
+    tokens: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    reach: float = 1.0
+
+    @property
+    def is_growing(self) -> bool:
+        return len(self.tokens) < self.job.max_tokens and self.reach >= MIN_REACH
+
+
+class ModelDrafter:
+    """``core.ports.Drafter`` over a ``ModelRunner``."""
+
+    def __init__(self, runner: ModelRunner, threads: int) -> None:
+        loaded = runner.loaded
+        self._runner = runner
+        self._threads = threads
+        self._sessions: dict[str, _Session] = {}
+        self.info = DrafterInfo(
+            name=f"model {loaded.name}",
+            model_digest=loaded.digest,
+            tokenizer_digest=loaded.tokenizer_digest,
+            vocab_size=loaded.vocab_size,
+            needs=Needs(same_tokenizer=True),
+            max_sessions=runner.slots.spare,
+        )
+
+    @classmethod
+    def load(cls, settings: DrafterSettings) -> ModelDrafter:
+        """Read the model."""
+        if not settings.model:
+            raise InvalidRequest(
+                "model: the model drafter needs one; set it to a smaller model of the target's family."
+            )
+        directory: Path = prepare(settings.model)
+        loaded = load(directory, choose_dtype(settings.dtype), max_context=settings.max_context)
+        return cls(ModelRunner(loaded, settings.max_sessions), settings.threads)
+
+    def open(self, spec: SessionSpec) -> None:
+        """Take a KV slot."""
+        self._runner.open(spec.session)
+        self._sessions[spec.session] = _Session(RowSampler(spec.sampling, spec.prompt_length))
+
+    def close(self, session: str) -> None:
+        """Free it."""
+        self._runner.close(session)
+        self._sessions.pop(session, None)
+
+    def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
+        """Token by token, all sessions in one pass each."""
+        if torch.get_num_threads() != self._threads:
+            use_threads(self._threads)
+        limit = self._runner.loaded.max_context
+        drafts = [_Draft(job, list(job.context)) for job in jobs]
+        growing = [draft for draft in drafts if len(draft.context) + draft.job.max_tokens < limit]
+        while growing:
+            for draft, logits in zip(growing, self._next_logits(growing), strict=True):
+                self._append(draft, logits)
+            growing = [draft for draft in growing if draft.is_growing]
+        return [Guess(one.job.session, tuple(one.tokens), tuple(one.confidences)) for one in drafts]
+
+    def _next_logits(self, drafts: Sequence[_Draft]) -> list[torch.Tensor]:
+        """Logits after each context; whatever of it is not cached yet is fed first."""
+        starts = [self._rewind(draft) for draft in drafts]
+        while True:
+            feeds = []
+            for index, draft in enumerate(drafts):
+                end = min(len(draft.context), starts[index] + PREFILL)
+                keep = 1 if end == len(draft.context) else 0
+                feeds.append(Feed(draft.job.session, starts[index], draft.context[starts[index] : end], keep))
+                starts[index] = end - keep  # a session that is done feeds its last token again until all are
+            logits = self._runner.logits(feeds)
+            if all(feed.keep for feed in feeds):
+                break
+        for draft in drafts:
+            self._sessions[draft.job.session].cached = list(draft.context)
+        return [rows[0] for rows in logits]
+
+    def _rewind(self, draft: _Draft) -> int:
+        """Length of the common prefix of cache and context, at least one token short of the context."""
+        cached = self._sessions[draft.job.session].cached
+        most = min(len(cached), len(draft.context) - 1)
+        if cached[:most] == draft.context[:most]:
+            return most
+        return next(i for i in range(most) if cached[i] != draft.context[i])
+
+    def _append(self, draft: _Draft, logits: torch.Tensor) -> None:
+        sampler = self._sessions[draft.job.session].sampler
+        token = sampler.next_token(logits, draft.context, len(draft.context))
+        confidence = float(np.exp((logits[token].float() - torch.logsumexp(logits.float(), 0)).item()))
+        draft.tokens.append(token)
+        draft.confidences.append(min(max(confidence, 0.0), 1.0))
+        draft.context.append(token)
+        draft.reach *= confidence

@@ -1,0 +1,134 @@
+"""A lean forward pass for the Llama family: few packed linears, row kernels, nothing allocated twice.
+
+Taken from the modules of a loaded ``transformers`` model when its layers have exactly the known parts; otherwise, or
+when its logits are not close to the stock model's, the generic forward serves. Twice as fast at few rows, where the
+time between linears counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from paceline.models.attend import Bits, KeyValues, as_array, attend
+from paceline.models.kernels import rms_norm, rope_and_store
+from paceline.models.packed import PackedLinear
+from paceline.models.rows import Rows
+
+LAYER_CLASSES = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
+_PARTS = {
+    "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
+    "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
+}
+
+
+def can_fuse(model: Any) -> bool:  # noqa: ANN401
+    """The model's layers have the known parts, no more and no less."""
+    decoder = getattr(model, "model", None)
+    layers = getattr(decoder, "layers", ())
+    if not len(layers) or not hasattr(model, "lm_head") or not hasattr(decoder, "rotary_emb"):
+        return False
+    return all(
+        type(layer).__name__ in LAYER_CLASSES
+        and type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
+        and not getattr(layer.self_attn, "sliding_window", None)
+        and all(
+            {name for name, _ in (layer.get_submodule(part) if part else layer).named_children()} == children
+            for part, children in _PARTS.items()
+        )
+        for layer in layers
+    )
+
+
+def _join(*linears: Any) -> PackedLinear:  # noqa: ANN401
+    biases = [linear.bias for linear in linears]
+    bias = torch.cat(biases) if all(one is not None for one in biases) else None
+    return PackedLinear(torch.cat([linear.weight for linear in linears]), bias)
+
+
+@dataclass(slots=True)
+class _Layer:
+    attention_norm: Bits
+    qkv: PackedLinear
+    out: PackedLinear
+    mlp_norm: Bits
+    gate_up: PackedLinear
+    down: PackedLinear
+    cache: KeyValues
+
+
+class FusedForward:
+    """Holds packed copies of the weights; the model it came from is not needed any more."""
+
+    kernel_plan = "fused+packed32+row-attention"
+
+    def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
+        config, decoder = model.config, model.model
+        self._heads = config.num_attention_heads
+        self._d = decoder.layers[0].self_attn.head_dim
+        self._eps = np.float32(config.rms_norm_eps)
+        self._scale = np.float32(decoder.layers[0].self_attn.scaling)
+        self._embedding = decoder.embed_tokens.weight.detach()
+        self._norm = as_array(decoder.norm.weight.detach())
+        self._head = PackedLinear(model.lm_head.weight, model.lm_head.bias)
+        self._rotary = decoder.rotary_emb
+        shape = (config.num_key_value_heads, self._d)
+        dtype = self._embedding.dtype
+        self._layers = [_layer(one, KeyValues(num_slots, capacity, shape, dtype)) for one in decoder.layers]
+
+    def logits(self, rows: Rows) -> torch.Tensor:
+        """[len(rows.keep), vocab], in the model's dtype."""
+        x = self._embedding[torch.from_numpy(rows.token_ids)]
+        angles = self._angles(x, rows)
+        buffers = _Buffers(len(rows), self._heads, self._d, x)
+        for layer in self._layers:
+            x = self._run(layer, x, rows, angles, buffers)
+        x = x[torch.from_numpy(rows.keep)]
+        if not len(x):
+            return torch.empty(0, self._head.out_features, dtype=x.dtype)
+        normed = torch.empty_like(x)
+        rms_norm(as_array(x), self._norm, self._eps, as_array(normed))
+        return self._head(normed)
+
+    def _angles(self, x: torch.Tensor, rows: Rows) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        cosine, sine = self._rotary(x, torch.from_numpy(rows.places.positions)[None])
+        return cosine[0].float().numpy(), sine[0].float().numpy()
+
+    def _run(self, layer: _Layer, x: torch.Tensor, rows: Rows, angles: Any, buffers: _Buffers) -> torch.Tensor:  # noqa: ANN401
+        normed, out, q = buffers.normed, buffers.out, buffers.q
+        rms_norm(as_array(x), layer.attention_norm, self._eps, as_array(normed))
+        qkv = layer.qkv(normed)
+        rope_and_store(as_array(qkv), *angles, rows.places.arrays, layer.cache.arrays, q)
+        q *= self._scale
+        attend(q, layer.cache, rows.places, 0, out)
+        x = x + layer.out(out)
+        rms_norm(as_array(x), layer.mlp_norm, self._eps, as_array(normed))
+        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
+        return x + layer.down(F.silu(gate) * up)
+
+
+class _Buffers:
+    """Reused by all layers of a step."""
+
+    def __init__(self, num_rows: int, heads: int, d: int, x: torch.Tensor) -> None:
+        self.normed = torch.empty_like(x)
+        self.out = torch.empty(num_rows, heads * d, dtype=x.dtype)
+        self.q = np.empty((num_rows, heads, d), np.float32)
+
+
+def _layer(layer: Any, cache: KeyValues) -> _Layer:  # noqa: ANN401
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        attention_norm=as_array(layer.input_layernorm.weight.detach()),
+        qkv=_join(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_join(attention.o_proj),
+        mlp_norm=as_array(layer.post_attention_layernorm.weight.detach()),
+        gate_up=_join(mlp.gate_proj, mlp.up_proj),
+        down=_join(mlp.down_proj),
+        cache=cache,
+    )

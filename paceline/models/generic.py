@@ -1,0 +1,82 @@
+"""Any ``transformers`` causal language model on our attention, through the library's attention interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from paceline.core.errors import Unsupported
+from paceline.models.attend import KeyValues, as_array, attend
+from paceline.models.kernels import store_kv
+from paceline.models.packed import pack
+from paceline.models.rows import Rows
+
+ATTENTION = "paceline"
+"""Name under which models find our attention."""
+
+
+class GenericForward:
+    """``model`` must have been loaded with ``attn_implementation=ATTENTION``; its linears are packed in place."""
+
+    kernel_plan = "transformers+packed32+row-attention"
+
+    def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
+        self._model = model
+        self._num_slots = num_slots
+        self._capacity = capacity
+        self._caches: dict[int, KeyValues] = {}
+        pack(model)
+
+    def logits(self, rows: Rows) -> torch.Tensor:
+        """[len(rows.keep), vocab], in the model's dtype."""
+        out = self._model(
+            input_ids=torch.from_numpy(rows.token_ids)[None],
+            position_ids=torch.from_numpy(rows.places.positions)[None],
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(rows.keep) if len(rows.keep) else 1,
+            paceline_step=(self, rows),
+        )
+        return out.logits[0]
+
+    def cache(self, layer: int, keys: torch.Tensor) -> KeyValues:
+        """The cache of a layer whose keys are [1, kv, rows, d]."""
+        if layer not in self._caches:
+            self._caches[layer] = KeyValues(self._num_slots, self._capacity, (keys.shape[1], keys.shape[3]), keys.dtype)
+        return self._caches[layer]
+
+
+def _attention(
+    module: Any,  # noqa: ANN401
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: object,
+    **options: Any,  # noqa: ANN401
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, rows, d], key and value [1, kv, rows, d]; returns [1, rows, heads, d]."""
+    for name in ("softcap", "s_aux"):
+        if options.get(name) is not None:
+            raise Unsupported(f"This model's attention uses {name}, which is not served; choose another model.")
+    forward, rows = options["paceline_step"]
+    cache = forward.cache(module.layer_idx, key)
+    k, v = key[0].contiguous(), value[0].contiguous()
+    store_kv(as_array(k), as_array(v), rows.places.arrays, cache.arrays)
+    _, heads, num_rows, d = query.shape
+    scaled = (query[0].transpose(0, 1).float() * options["scaling"]).contiguous().numpy()
+    out = torch.empty(num_rows, heads * d, dtype=query.dtype)
+    attend(np.asarray(scaled, np.float32), cache, rows.places, options.get("sliding_window") or 0, out)
+    return out.view(1, num_rows, heads, d), None
+
+
+def _no_mask(*arguments: object, **options: object) -> None:
+    """Causality is the kernel's."""
+
+
+def register() -> None:
+    """Make ``ATTENTION`` known to ``transformers``."""
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, _no_mask)

@@ -1,0 +1,57 @@
+"""Linear layers with weights packed once for the CPU's matrix units (oneDNN), in blocks of rows that share one kernel.
+
+Measured: up to 32 rows a row's bits don't depend on the others; beyond, oneDNN takes another kernel. Hence the blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+BLOCK = 32
+"""Rows of one call at most."""
+FEWEST = 8
+"""Rows of a further block at least: very few rows may meet another kernel again."""
+_EXPECTED_ROWS = 8
+"""The packing is laid out for this many."""
+
+
+class PackedLinear(nn.Module):
+    """A drop-in for ``nn.Linear`` in inference; weight [out, in] or several stacked along out."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _EXPECTED_ROWS)
+        self._bias = None if bias is None else bias.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., in] to [..., out]."""
+        rows = x.reshape(-1, self.in_features)
+        if len(rows) <= BLOCK:
+            out = self._block(rows)
+        else:
+            out = torch.cat([self._block(block) for block in rows.split(block_sizes(len(rows)))])
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def _block(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+
+
+def block_sizes(num_rows: int) -> list[int]:
+    """Sizes of the blocks of a call, none below ``FEWEST`` unless it is the only one."""
+    sizes = [BLOCK] * (num_rows // BLOCK)
+    rest = num_rows % BLOCK
+    if rest and sizes and rest < FEWEST:
+        sizes[-1] -= FEWEST - rest
+        rest = FEWEST
+    return [*sizes, rest] if rest else sizes
+
+
+def pack(module: nn.Module) -> None:
+    """Swap every linear layer below ``module``."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, PackedLinear(child.weight, child.bias))
+        else:
+            pack(child)

@@ -1,0 +1,61 @@
+"""The ragged rows of one step, laid out for a model; padded where the invariance plan asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paceline.models.attend import Places
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive tokens of one slot."""
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    keep: int
+    """Logits are wanted of this many last rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a forward pass gets."""
+
+    token_ids: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """[rows]"""
+    places: Places
+    keep: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """Indices of the rows whose logits are wanted."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def lay_out(segments: Sequence[Segment], *, spare: int, min_rows: int) -> Rows:
+    """Rows of all segments in order; padding rows live at the front of the spare slot."""
+    tokens: list[int] = []
+    slots: list[int] = []
+    positions: list[int] = []
+    keep: list[int] = []
+    for segment in segments:
+        count = len(segment.tokens)
+        tokens += segment.tokens
+        slots += [segment.slot] * count
+        positions += range(segment.start, segment.start + count)
+        keep += range(len(tokens) - segment.keep, len(tokens))
+    missing = max(0, min_rows - len(tokens))
+    return Rows(
+        np.array(tokens + [0] * missing, np.int64),
+        Places(np.array(slots + [spare] * missing, np.int64), np.array([*positions, *range(missing)], np.int64)),
+        _at_least(keep, min_rows, len(tokens) + missing),
+    )
+
+
+def _at_least(keep: list[int], minimum: int, num_rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The output layer is a linear layer too: it is never given fewer rows than the plan's minimum."""
+    extra = [row for row in range(num_rows) if row not in keep][: max(0, minimum - len(keep))] if keep else []
+    return np.array(keep + extra, np.int64)

@@ -1,0 +1,112 @@
+"""A ``transformers`` model as the target: one ragged forward pass per step, then sampling position by position."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from paceline.config.settings import VerifierSettings
+from paceline.core.types import SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
+from paceline.models.invariance import Invariance, settle
+from paceline.models.loading import choose_dtype, load, prepare
+from paceline.models.runner import Feed, ModelRunner
+from paceline.models.sampling import RowSampler
+from paceline.models.threads import use_threads
+from paceline.sampling.processors import validate
+
+_log = logging.getLogger(__name__)
+
+
+class _Session:
+    """Tokens whose KV is cached, and the law of the next one."""
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self.sampler = RowSampler(spec.sampling, spec.prompt_length)
+        self.tokens: list[int] = []
+
+
+class TorchVerifier:
+    """``core.ports.VerifierBackend``; computes in one worker thread of its own."""
+
+    def __init__(self, runner: ModelRunner, invariance: Invariance, worker: ThreadPoolExecutor) -> None:
+        loaded = runner.loaded
+        self._runner = runner
+        self._worker = worker
+        self._sessions: dict[str, _Session] = {}
+        self.info = VerifierInfo(
+            name=loaded.name,
+            model_digest=loaded.digest,
+            tokenizer_digest=loaded.tokenizer_digest,
+            numerics_id=runner.numerics_id,
+            vocab_size=loaded.vocab_size,
+            max_context=loaded.max_context,
+            max_sessions=runner.slots.spare,
+            stop_token_ids=loaded.stop_token_ids,
+            exact=invariance.is_exact,
+            device="cpu",
+            dtype=str(loaded.dtype).removeprefix("torch."),
+        )
+
+    @classmethod
+    def load(cls, settings: VerifierSettings) -> TorchVerifier:
+        """Read the model and prove its invariance; takes seconds."""
+        worker = ThreadPoolExecutor(
+            1, thread_name_prefix="verifier", initializer=use_threads, initargs=(settings.threads,)
+        )
+        return worker.submit(cls._load, settings, worker).result()
+
+    @classmethod
+    def _load(cls, settings: VerifierSettings, worker: ThreadPoolExecutor) -> TorchVerifier:
+        directory = prepare(settings.model)
+        loaded = load(directory, choose_dtype(settings.dtype), max_context=settings.max_context)
+        runner = ModelRunner(loaded, settings.max_sessions)
+        invariance = settle(runner)
+        level = logging.INFO if invariance.is_exact else logging.WARNING
+        fields = {"model": loaded.name, "plan": runner.kernel_plan, "probe": invariance.detail}
+        _log.log(level, "model loaded", extra=fields)
+        return cls(runner, invariance, worker)
+
+    def open(self, spec: SessionSpec) -> None:
+        """Take a KV slot."""
+        validate(spec.sampling, self.info.vocab_size)
+        self._runner.open(spec.session)
+        self._sessions[spec.session] = _Session(spec)
+
+    def close(self, session: str) -> None:
+        """Free it."""
+        self._runner.close(session)
+        self._sessions.pop(session, None)
+
+    async def step(self, items: Sequence[StepItem]) -> StepResult:
+        """One forward pass in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._step, items)
+
+    def _step(self, items: Sequence[StepItem]) -> StepResult:
+        started = time.perf_counter()
+        feeds = [Feed(one.session, one.start, one.tokens, one.num_draft + 1 if one.sample else 0) for one in items]
+        logits = self._runner.logits(feeds)
+        computed = time.perf_counter()
+        outcomes = tuple(self._sample(item, rows) for item, rows in zip(items, logits, strict=True))
+        return StepResult(outcomes, computed - started, time.perf_counter() - computed)
+
+    def _sample(self, item: StepItem, logits: torch.Tensor) -> StepOutcome:
+        """The target's tokens from the first uncommitted position on, as long as the drafts say the same."""
+        session = self._sessions[item.session]
+        del session.tokens[item.start :]
+        session.tokens += item.tokens
+        if not item.sample:
+            return StepOutcome(item.session, ())
+        position = item.start + item.num_committed
+        out: list[int] = []
+        for index in range(item.num_draft + 1):
+            context = session.tokens[: position + index] if session.sampler.needs_context else ()
+            token = session.sampler.next_token(logits[index], context, position + index)
+            out.append(token)
+            if index < item.num_draft and token != item.tokens[item.num_committed + index]:
+                break
+        return StepOutcome(item.session, tuple(out), accepted=len(out) - 1)
