@@ -9,6 +9,7 @@ from coordinator.pools import CommandT, EventT, InfoT, Member, Pool
 from paceline.core.errors import PacelineError, from_code
 from paceline.core.ports import Clock
 from paceline.core.types import Refused
+from paceline.speculation.routing import Candidate, pick
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
@@ -37,15 +38,13 @@ class Place(Generic[InfoT, CommandT, EventT]):
 
     def take(self, suits: Callable[[InfoT], bool]) -> Member[InfoT, CommandT, EventT] | None:
         """Attach to the suitable member with the fewest sessions; None when there is none now."""
-        now = self._clock.monotonic()
-        candidates = [
-            member
-            for member in self._pool.healthy()
-            if member.info is not None and suits(member.info) and self._not_before.get(member.address, 0.0) <= now
-        ]
-        if not candidates:
+        members = {one.address: one for one in self._pool.healthy() if one.info is not None and suits(one.info)}
+        waits = self._not_before
+        candidates = [Candidate(name, one.num_sessions, waits.get(name, 0.0)) for name, one in members.items()]
+        chosen = pick(candidates, self._clock.monotonic())
+        if chosen is None:
             return None
-        self.member = min(candidates, key=lambda member: (member.num_sessions, member.address))
+        self.member = members[chosen.address]
         self.member.attach(self._session, self)
         return self.member
 

@@ -16,6 +16,7 @@ from paceline.core.errors import InvalidRequest, Unsupported
 from paceline.core.requests import Chat, DraftMode, GenerateRequest
 from paceline.core.types import SamplingParams, StopRules, Tokens, TraceContext, VerifierInfo
 from paceline.sampling.processors import validate
+from paceline.telemetry.spans import child_of, new_trace
 from paceline.text.tokenizer import Tokenizer
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,7 +42,10 @@ class Admitted:
     """0 decodes plainly."""
     verifier: VerifierInfo
     """What the session is pinned to: any verifier with this numerics id gives the same bits."""
+    parent: TraceContext
+    """The caller's span, or a fresh trace without one."""
     trace: TraceContext
+    """The request's own span: parent of all that it causes."""
     budget_s: float
     """Time for the whole request."""
 
@@ -62,7 +66,11 @@ def check_request_id(request_id: str) -> str:
 
 
 def admit(
-    request: GenerateRequest, settings: CoordinatorSettings, tokenizer: Tokenizer | None, verifier: VerifierInfo
+    request: GenerateRequest,
+    settings: CoordinatorSettings,
+    tokenizer: Tokenizer | None,
+    verifier: VerifierInfo,
+    request_id: str,
 ) -> Admitted:
     """Check everything that can be checked without asking anybody."""
     seed = secrets.randbits(64) if request.seed is None else request.seed
@@ -71,9 +79,10 @@ def admit(
     sampling = replace(request.sampling, seed=seed)
     validate(sampling, verifier.vocab_size)
     prompt = _prompt(request, tokenizer)
+    parent = request.trace if request.trace.trace_id else new_trace()
     _check_prompt(prompt, verifier)
     return Admitted(
-        request_id=check_request_id(request.request_id),
+        request_id=request_id,
         session=secrets.token_hex(16),
         prompt=prompt,
         sampling=sampling,
@@ -81,7 +90,8 @@ def admit(
         stop_strings=_stop_strings(request.stop, tokenizer),
         max_draft=_max_draft(request, settings),
         verifier=verifier,
-        trace=request.trace,
+        parent=parent,
+        trace=child_of(parent),
         budget_s=request.deadline_s or settings.request_timeout_s,
     )
 

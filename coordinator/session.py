@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from coordinator.journal import Journal
 from coordinator.metering import SpeculativeMeter
@@ -21,12 +20,9 @@ from coordinator.placing import Place
 from coordinator.pools import Pool, can_draft
 from coordinator.requests import Admitted
 from paceline.core.errors import (
-    Cancelled,
     DeadlineExceeded,
-    Diverged,
     Internal,
     PacelineError,
-    StoreUnavailable,
     Unavailable,
 )
 from paceline.core.ports import Clock
@@ -41,19 +37,31 @@ from paceline.core.types import (
     DrafterInfo,
     FinishReason,
     SessionSpec,
-    Tokens,
+    TraceContext,
     VerifierCommand,
     VerifierEvent,
     VerifierInfo,
 )
 from paceline.telemetry.metrics import CoordinatorMetrics
-from paceline.telemetry.spans import Tracer
+from paceline.telemetry.names import Attribute, Span
+from paceline.telemetry.spans import AttributeValue, Tracer, step_context
 from paceline.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
+ABORT_S = 1.0
+"""Time to write the end of a failed session to the store."""
+
 VerifierPool = Pool[VerifierInfo, VerifierCommand, VerifierEvent]
 DrafterPool = Pool[DrafterInfo, DrafterCommand, DrafterEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unwritten:
+    """A piece of output on its way to the store, and the span of the step that made it."""
+
+    piece: Piece
+    step: TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +79,11 @@ class Surroundings:
 
 
 class Session:
-    """From admission to the last event; ``run`` is its task, everything else is called from callbacks and the reader."""
+    """From admission to the last event; ``run`` is its task, all else is called by callbacks and the reader."""
 
     def __init__(self, admitted: Admitted, journal: Journal, around: Surroundings) -> None:
         self.outlet = Outlet()
+        self.ended = asyncio.Event()
         self._admitted = admitted
         self._journal = journal
         self._around = around
@@ -83,13 +92,12 @@ class Session:
         self._text = OutputText(around.tokenizer, admitted.stop_strings)
         self._meter = SpeculativeMeter(admitted.max_draft)
         self._output: list[int] = []
-        self._unwritten: deque[Piece] = deque()
+        self._unwritten: deque[_Unwritten] = deque()
         self._wake = asyncio.Event()
-        self._has_ended = False
+        self._finish: FinishReason | None = None
         self._cancel_reason = ""
         self._error: PacelineError | None = None
         self._granted = 0
-        self._trace = admitted.trace
         self._verifier = Place(
             admitted.session,
             around.verifiers,
@@ -111,7 +119,10 @@ class Session:
         around.verifiers.subscribe(self._wake.set)
         around.drafters.subscribe(self._wake.set)
         try:
-            await self._run_in_time()
+            async with asyncio.timeout(self._admitted.budget_s):
+                await self._run()
+        except TimeoutError:
+            await self._abort(DeadlineExceeded(f"The request took longer than {self._admitted.budget_s:g} s."))
         except PacelineError as error:
             await self._abort(error)
         except asyncio.CancelledError:
@@ -124,13 +135,202 @@ class Session:
             self._release()
             around.verifiers.unsubscribe(self._wake.set)
             around.drafters.unsubscribe(self._wake.set)
+            self.ended.set()
+
+    async def _run(self) -> None:
+        admitted, tracer = self._admitted, self._around.tracer
+        with tracer.span(Span.CREATE, admitted.trace):
+            await self._journal.create()
+        self.outlet.start(
+            Started(
+                admitted.request_id,
+                admitted.session,
+                len(admitted.prompt),
+                admitted.sampling.seed,
+                admitted.verifier.numerics_id,
+                admitted.trace.trace_id,
+            )
+        )
+        while True:
+            self._wake.clear()
+            if self._error is not None:
+                raise self._error
+            if self._cancel_reason:
+                await self._journal.cancel(self._cancel_reason)
+                self._end(FinishReason.CANCELLED)
+                return
+            if self._finish is None:
+                self._place()
+            if await self._write():
+                return
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        """Until something happens, or a member that refused may be asked again."""
+        pauses = [pause for place in (self._verifier, self._drafter) if (pause := place.retry_in_s) is not None]
+        try:
+            async with asyncio.timeout(min(pauses, default=None)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _place(self) -> None:
+        """Open the session wherever it is not open yet."""
+        admitted, around = self._admitted, self._around
+        if self._verifier.member is None:
+            pinned = admitted.verifier.numerics_id
+            if self._verifier.take(lambda info: info.numerics_id == pinned):
+                self._verifier.send(self._spec())
+                self._granted = 0
+                self._grant()
+        wants_drafts = admitted.max_draft > 0 and self._drafter.member is None
+        if wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)):
+            self._drafter.send(self._spec())
+        around.metrics.sessions.set(sum(member.num_sessions for member in around.verifiers))
+
+    def _spec(self) -> SessionSpec:
+        admitted = self._admitted
+        left = admitted.budget_s - (self._around.clock.monotonic() - self._arrived)
+        return SessionSpec(
+            session=admitted.session,
+            context=(*admitted.prompt, *self._output),
+            prompt_length=len(admitted.prompt),
+            sampling=admitted.sampling,
+            stops=admitted.stops,
+            max_draft=admitted.max_draft,
+            window=max(self._around.window, admitted.max_draft),
+            model_digest="",
+            numerics_id=admitted.verifier.numerics_id,
+            tokenizer_digest=admitted.verifier.tokenizer_digest,
+            trace=admitted.trace,
+            deadline_s=max(left, 0.001),
+        )
+
+    async def _write(self) -> bool:
+        """Everything that waits goes to the store, then to the client; true after the last piece."""
+        if not self._unwritten:
+            return False
+        waiting = list(self._unwritten)
+        self._unwritten.clear()
+        pieces = [one.piece for one in waiting]
+        tokens = tuple(token for piece in pieces for token in piece.token_ids)
+        finish = pieces[-1].finish
+        with self._around.tracer.span(Span.STORE, waiting[0].step, {Attribute.TOKENS: len(tokens)}):
+            await self._journal.append(tokens, finish)
+        if self._first_token is None:
+            self._first_token = self._around.clock.monotonic()
+        self.outlet.put(tokens, "".join(piece.text for piece in pieces))
+        if finish is None:
+            return False
+        self._end(finish)
+        return True
+
+    def on_read(self) -> None:
+        """The client took something: the verifier may go on that much further."""
+        if self._finish is None:
+            self._grant()
+
+    def _grant(self) -> None:
+        """Credit moves in large strides, so that short outputs need no message at all."""
+        credit = self._around.commit_credit
+        until = self.outlet.num_read + credit
+        if self._admitted.stops.max_tokens > credit and until >= self._granted + credit // 2:
+            self._granted = until
+            self._verifier.send(Credit(self._admitted.session, len(self._admitted.prompt) + until))
 
     def cancel(self, reason: str) -> bool:
         """Stop at once at verifier and drafter; false when the session had already ended."""
-        if self._has_ended:
+        if self._finish is not None or self._error is not None or self._cancel_reason:
             return False
-        self._has_ended = True
         self._cancel_reason = reason
         self._release()
         self._wake.set()
         return True
+
+    def _on_verifier_event(self, event: VerifierEvent) -> None:
+        if not isinstance(event, Commit) or self._finish is not None or self._cancel_reason:
+            return
+        position = len(self._admitted.prompt) + len(self._output)
+        if event.start != position:
+            # A late commit of a former opening; the one that we wait for starts where we are.
+            _log.warning("commit out of place", extra={"session": event.session, "start": event.start})
+            return
+        self._drafter.send(event)
+        self._meter.step(event)
+        piece = self._text.push(event.token_ids, event.finish)
+        self._output += piece.token_ids
+        self._finish = piece.finish
+        self._unwritten.append(_Unwritten(piece, self._record_wire(event)))
+        if piece.finish is not None:
+            self._release()
+        self._wake.set()
+
+    def _record_wire(self, commit: Commit) -> TraceContext:
+        """The way from the verifier's step to here; returns the step's own context."""
+        step = step_context(self._admitted.trace, commit.session, commit.start)
+        timings = commit.timings
+        end = timings.started_ns + int((timings.forward_s + timings.sample_s) * 1e9)
+        if timings.started_ns:
+            self._around.tracer.record(Span.WIRE, step, (end, max(end, self._around.clock.time_ns())))
+        return step
+
+    def _on_drafter_event(self, event: DrafterEvent) -> None:
+        if isinstance(event, Draft) and self._finish is None:
+            self._verifier.send(event)
+
+    def _on_verifier_gone(self, error: PacelineError, is_retryable: bool) -> None:
+        if self._finish is not None or self._cancel_reason:
+            return
+        _log.info("verifier gone", extra={"session": self._admitted.session, "reason": str(error)})
+        self._around.metrics.fallbacks.labels("verifier").inc()
+        if not is_retryable:
+            self._error = error
+        self._wake.set()
+
+    def _on_drafter_gone(self, error: PacelineError, is_retryable: bool) -> None:
+        if self._finish is None and not self._cancel_reason:
+            _log.info("drafter gone", extra={"session": self._admitted.session, "reason": str(error)})
+            self._around.metrics.fallbacks.labels("drafter").inc()
+            self._wake.set()
+
+    def _release(self) -> None:
+        """Nobody works for this session any more."""
+        self._verifier.leave(Close(self._admitted.session))
+        self._drafter.leave(Close(self._admitted.session))
+
+    def _end(self, reason: FinishReason) -> None:
+        now = self._around.clock.monotonic()
+        first = now if self._first_token is None else self._first_token
+        self._finish = reason
+        usage = Usage(len(self._admitted.prompt), self._journal.num_tokens)
+        finished = Finished(reason, usage, self._meter.result(), first - self._arrived, now - self._arrived)
+        self._around.metrics.requests.labels(reason.value).inc()
+        self._around.metrics.request_seconds.observe(finished.total_s)
+        self._around.metrics.first_token_seconds.observe(finished.first_token_s)
+        self._record_request(reason)
+        self.outlet.end(finished)
+
+    def _record_request(self, reason: FinishReason) -> None:
+        clock, admitted = self._around.clock, self._admitted
+        end = clock.time_ns()
+        start = end - int((clock.monotonic() - self._arrived) * 1e9)
+        attributes: dict[str, AttributeValue] = {
+            Attribute.REQUEST_ID: admitted.request_id,
+            Attribute.SESSION: admitted.session,
+            Attribute.TOKENS: self._journal.num_tokens,
+            Attribute.FINISH: reason.value,
+        }
+        self._around.tracer.record(Span.REQUEST, admitted.parent, (start, end), attributes, context=admitted.trace)
+
+    async def _abort(self, error: PacelineError) -> None:
+        """The client gets ``error``; the store learns of the end when it can be told within a moment."""
+        self._error = self._error or error
+        self._release()
+        try:
+            async with asyncio.timeout(ABORT_S):
+                await self._journal.cancel(f"{error.code}: {error}")
+        except (PacelineError, TimeoutError) as failure:
+            _log.warning("store not told", extra={"session": self._admitted.session, "reason": str(failure)})
+        self._around.metrics.requests.labels(FinishReason.ERROR.value).inc()
+        self._record_request(FinishReason.ERROR)
+        self.outlet.end(error)

@@ -32,7 +32,8 @@ class ServerSettings:
     log_level: str = "info"
     """debug, info, warning or error."""
     ready_file: str = ""
-    """When set, one JSON line with the bound addresses is written here once the process is ready."""
+    """When set, one JSON line with the bound addresses is written here once the process is ready; - is standard
+    output."""
 
 
 @dataclass(frozen=True, slots=True)

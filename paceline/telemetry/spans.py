@@ -6,6 +6,7 @@ Spans of untraced parents are not recorded.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections import OrderedDict, deque
@@ -128,3 +129,11 @@ class Tracer:
 def child_of(parent: TraceContext) -> TraceContext:
     """A fresh span id in the parent's trace; untraced parents have untraced children."""
     return TraceContext(parent.trace_id, secrets.token_hex(8)) if parent.trace_id else TraceContext()
+
+
+def step_context(trace: TraceContext, session: str, position: int) -> TraceContext:
+    """The span of the step that committed ``position``: verifier and coordinator know its id without telling."""
+    if not trace.trace_id:
+        return TraceContext()
+    span_id = hashlib.blake2b(f"{trace.span_id}:{session}:{position}".encode(), digest_size=8).hexdigest()
+    return TraceContext(trace.trace_id, span_id)

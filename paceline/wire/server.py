@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,11 +105,14 @@ async def until_signal() -> None:
 
 
 def announce(role: str, running: Running, settings: ServerSettings, metrics: str) -> None:
-    """Write the ready file, whole or not at all."""
-    if not settings.ready_file:
+    """Write the ready line, whole or not at all."""
+    line = json.dumps({"role": role, "pid": os.getpid(), "address": running.address, "metrics": metrics})
+    if settings.ready_file == "-":
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    if settings.ready_file in ("", "-"):
         return
     path = Path(settings.ready_file)
-    line = json.dumps({"role": role, "pid": os.getpid(), "address": running.address, "metrics": metrics})
     part = path.with_suffix(".part")
     part.write_text(line + "\n", "utf-8")
     part.replace(path)

@@ -1,0 +1,2 @@
+def check_lossless() -> None:
+    """x"""

