@@ -61,7 +61,9 @@ def accept_block(x: Sequence[int], q: Probs, p: Probs, u: Probs, v: float) -> Ve
     """Block verification: every position is tested, and a later success overrides an earlier failure."""
     k, carried, accepted, carried_at = len(x), 1.0, 0, 1.0
     for i, token in enumerate(x, start=1):
-        carried = min(carried * p[i - 1, token] / q[i - 1, token], 1.0)
+        # min(mass / q, 1) without dividing by zero: a token that the target never says carries nothing.
+        mass, drafted = carried * p[i - 1, token], q[i - 1, token]
+        carried = mass / drafted if mass < drafted else float(mass > 0.0)
         h = carried if i == k else _block_chance(carried, p[i], q[i])
         if u[i - 1] < h:
             accepted, carried_at = i, carried
@@ -88,4 +90,5 @@ def residual(p: Probs, q: Probs, otherwise: Probs | None = None) -> Probs:
 def draw(weights: Probs, u: float) -> int:
     """Inverse-CDF draw; weights need not be normalised, zero weights are never drawn."""
     cdf = np.cumsum(weights)
-    return int(cdf.searchsorted(u * cdf[-1], side="right"))
+    below = np.nextafter(cdf[-1], 0.0)  # u times a subnormal sum may round up to the sum
+    return int(cdf.searchsorted(min(u * cdf[-1], below), side="right"))

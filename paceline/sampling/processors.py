@@ -84,7 +84,9 @@ def process(logits: NDArray[np.floating], params: SamplingParams, context: Seque
         mask(scores, params)
     if params.temperature == 0.0:
         return scores
-    scores /= params.temperature
+    scores -= scores.max()  # the top scores keep their precision, however low the temperature
+    with np.errstate(over="ignore"):  # -inf is right for what overflows
+        scores /= params.temperature
     return truncate(scores, params)
 
 
