@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paceline.core.types import Commit, SessionSpec
 from paceline.telemetry.names import Attribute, Span
-from paceline.telemetry.spans import AttributeValue, Tracer
+from paceline.telemetry.spans import AttributeValue, Tracer, step_context
 
 
 def record_step(tracer: Tracer, spec: SessionSpec, commit: Commit, times_ns: tuple[int, int]) -> None:
@@ -21,7 +21,8 @@ def record_step(tracer: Tracer, spec: SessionSpec, commit: Commit, times_ns: tup
         Attribute.DRAFTED: commit.drafted,
         Attribute.ACCEPTED: commit.accepted,
     }
-    step = tracer.record(Span.STEP, spec.trace, (queued, end), attributes)
+    own = step_context(spec.trace, spec.session, commit.start)
+    step = tracer.record(Span.STEP, spec.trace, (queued, end), attributes, context=own)
     tracer.record(Span.QUEUE, step, (queued, start))
     tracer.record(Span.FORWARD, step, (start, min(start + int(timings.forward_s * 1e9), sampling)))
     tracer.record(Span.SAMPLE, step, (sampling, end))

