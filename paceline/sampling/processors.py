@@ -140,7 +140,7 @@ def drop_tail(scores: Scores, top_p: float) -> None:
     weights = np.exp(scores - scores.max())
     total = weights.sum()
     candidates = np.flatnonzero(weights >= (1.0 - top_p) / len(weights) * total)
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    order = candidates[np.argsort(-scores[candidates], kind="stable")]
     mass = np.cumsum(weights[order])
     kept = order[: int(np.searchsorted(mass, top_p * total)) + 1]
     values = scores[kept].copy()
