@@ -1,0 +1,176 @@
+"""Steps: decoding first, prefill in fair chunks, drafts with what is left; nobody starves."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paceline.core.errors import InvalidRequest
+from paceline.core.types import Draft, SamplingParams, SessionSpec, StepItem, StepOutcome, StepTimings, StopRules
+from paceline.speculation.batching import DECODE_ROWS, PREFILL_SHARE, Batcher, Limits
+from paceline.speculation.draft_length import StepCost
+from paceline.speculation.session import VerifierSession
+
+
+def make(name: str, prompt: int, max_draft: int = 8) -> VerifierSession:
+    spec = SessionSpec(name, (1,) * prompt, prompt, SamplingParams(), StopRules(5_000), max_draft=max_draft)
+    return VerifierSession(spec, max_context=10_000, vocab_size=10)
+
+
+def step(batcher: Batcher, sessions: list[VerifierSession]) -> list[StepItem]:
+    """Plan and run; the target always says 1, and so do all drafts."""
+    plan = batcher.plan([one for one in sessions if one.is_ready], StepCost())
+    for session, item in plan:
+        tokens = (1,) * (item.num_draft + 1) if item.sample else ()
+        session.apply(StepOutcome(item.session, tokens, item.num_draft), StepTimings())
+    return [item for _, item in plan]
+
+
+def rows(items: list[StepItem]) -> dict[str, int]:
+    return {item.session: len(item.tokens) for item in items}
+
+
+def rows_of_many_steps(limits: Limits, sessions: list[VerifierSession], steps: int) -> Counter[str]:
+    batcher, total = Batcher(limits), Counter[str]()
+    for _ in range(steps):
+        total.update(rows(step(batcher, sessions)))
+    return total
+
+
+# --- decoding and prefill --------------------------------------------------------------------------------------------
+
+
+def test_decoding_sessions_are_never_kept_waiting_by_a_long_prompt() -> None:
+    batcher = Batcher(Limits(64, 32))
+    sessions = [make("long", 500), make("short", 4)]
+    steps = [rows(step(batcher, sessions)) for _ in range(10)]
+    assert steps == [{"short": 4, "long": 32}] + [{"short": 1, "long": 32}] * 9
+    assert list(steps[0]) == ["short", "long"]
+
+
+def test_prompts_take_turns_when_the_budget_is_short() -> None:
+    batcher = Batcher(Limits(32, 32))
+    sessions = [make("a", 100), make("b", 100), make("c", 100)]
+    assert [list(rows(step(batcher, sessions))) for _ in range(6)] == [["a"], ["b"], ["c"]] * 2
+
+
+def test_decoding_sessions_take_turns_when_the_budget_is_short() -> None:
+    batcher = Batcher(Limits(2, 32))
+    sessions = [make(name, 1) for name in "abc"]
+    assert [list(rows(step(batcher, sessions))) for _ in range(3)] == [["a", "b"], ["c", "a"], ["b", "c"]]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 8, 40])
+def test_a_prompt_gets_its_share_of_the_rows_however_many_sessions_decode(budget: int) -> None:
+    decoding = [make(str(index), 1, max_draft=0) for index in range(50)]
+    total = rows_of_many_steps(Limits(budget, 32), [*decoding, make("prompt", 1_000)], 40)
+    assert total["prompt"] == 40 * budget * PREFILL_SHARE
+    assert total.total() == 40 * budget
+
+
+def test_nothing_is_kept_for_prefill_where_no_prompt_waits() -> None:
+    decoding = [make(str(index), 1, max_draft=0) for index in range(20)]
+    assert rows_of_many_steps(Limits(10, 32), decoding, 20) == {one.session: 10 for one in decoding}
+
+
+def test_what_a_prompt_has_no_use_for_goes_to_decoding() -> None:
+    batcher = Batcher(Limits(8, 1))
+    sessions = [*(make(str(index), 1, max_draft=0) for index in range(20)), make("prompt", 100)]
+    assert [rows(step(batcher, sessions))["prompt"] for _ in range(10)] == [1] * 10
+    assert all(len(step(batcher, sessions)) == 8 for _ in range(10))
+
+
+def test_what_a_prompt_had_no_use_for_is_not_owed_later() -> None:
+    batcher = Batcher(Limits(8, 1))
+    decoding = [make(str(index), 1, max_draft=0) for index in range(20)]
+    for _ in range(20):
+        step(batcher, [*decoding, make("prompt", 100)])
+    prompts = [make(f"prompt {index}", 100) for index in range(20)]
+    served = rows(step(batcher, [*decoding, *prompts]))
+    assert sum(name.startswith("prompt") for name in served) == 8 * PREFILL_SHARE
+
+
+@given(
+    shapes=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    newcomers=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    budget=st.integers(1, 12),
+    chunk=st.integers(1, 40),
+)
+@settings(max_examples=60, deadline=None)
+def test_nobody_waits_longer_than_a_few_steps_per_session_before_it_whoever_comes_later(
+    shapes: list[int], newcomers: list[int], budget: int, chunk: int
+) -> None:
+    batcher = Batcher(Limits(budget, chunk))
+    sessions: list[VerifierSession] = []
+    waiting: dict[str, tuple[int, int]] = {}
+    for now in range(60):
+        for prompt in newcomers if now else shapes:
+            sessions.append(make(str(len(sessions)), prompt, max_draft=0))
+        served = rows(step(batcher, sessions))
+        for one in sessions:
+            since, rivals = waiting.setdefault(one.session, (now, len(sessions)))
+            assert now - since <= (rivals + 1) / PREFILL_SHARE
+            if one.session in served:
+                waiting[one.session] = (now + 1, len(sessions))
+
+
+# --- drafts and limits -----------------------------------------------------------------------------------------------
+
+
+def test_drafts_get_what_is_left_of_the_budget() -> None:
+    sessions = [make(name, 1) for name in "abcd"]
+    for one in sessions:
+        one.add(Draft(one.session, 1, (1,) * 8, (0.98,) * 8))
+    items = step(Batcher(Limits(9, 32)), sessions)
+    assert [item.num_committed for item in items] == [1] * 4
+    assert sum(item.num_draft for item in items) == 5
+
+
+def test_a_session_whose_prompt_is_not_complete_gets_no_drafts() -> None:
+    one = make("a", 40)
+    one.add(Draft("a", 40, (1,) * 8, (0.98,) * 8))
+    batcher = Batcher(Limits(64, 32))
+    (first,), (second,) = step(batcher, [one]), step(batcher, [one])
+    assert (first.num_committed, first.num_draft, first.sample) == (32, 0, False)
+    assert (second.num_committed, second.num_draft, second.sample) == (8, 8, True)
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 80), st.integers(0, 8)), min_size=1, max_size=8),
+    budget=st.integers(1, 64),
+    chunk=st.integers(1, 64),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_step_exceeds_its_limits_or_idles_while_rows_are_missing(
+    shapes: list[tuple[int, int]], budget: int, chunk: int
+) -> None:
+    batcher = Batcher(Limits(budget, chunk))
+    sessions = [make(str(index), prompt) for index, (prompt, _) in enumerate(shapes)]
+    for _ in range(30):
+        for session, (_, drafted) in zip(sessions, shapes, strict=True):
+            session.add(Draft(session.session, session.position, (1,) * drafted))
+        useful = sum(min(one.num_pending, chunk) for one in sessions)
+        pending = {one.session: one.num_pending for one in sessions}
+        items = step(batcher, sessions)
+        committed = {item.session: item.num_committed for item in items}
+        assert len(committed) == len(items)
+        assert sum(committed.values()) == min(useful, budget)
+        assert sum(len(item.tokens) for item in items) <= budget
+        for item in items:
+            assert 0 < item.num_committed <= chunk
+            assert item.sample == (item.num_committed == pending[item.session])
+            assert item.sample or not item.num_draft
+
+
+@pytest.mark.parametrize("limits", [(0, 32), (-1, 32), (32, 0)])
+def test_limits_that_let_nothing_run_are_refused(limits: tuple[int, int]) -> None:
+    with pytest.raises(InvalidRequest, match="must be at least 1"):
+        Limits(*limits)
+
+
+def test_sessions_with_few_missing_rows_count_as_decoding() -> None:
+    sessions = [make("prefilling", DECODE_ROWS + 1), make("decoding", DECODE_ROWS)]
+    assert [item.session for item in step(Batcher(Limits(64, 32)), sessions)] == ["decoding", "prefilling"]
