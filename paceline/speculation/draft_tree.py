@@ -45,11 +45,7 @@ class Path:
 def check_draft(draft: Draft, vocab_size: int) -> None:
     """Raise ``InvalidRequest`` for a draft that no honest drafter sends."""
     for token_ids, confidences in _parts(draft):
-        if confidences and len(confidences) != len(token_ids):
-            raise InvalidRequest(f"confidences: {len(confidences)} for {len(token_ids)} tokens; send one per token.")
-        bad = next((token for token in token_ids if not 0 <= token < vocab_size), None)
-        if bad is not None:
-            raise InvalidRequest(f"token_ids: {bad} is outside the vocabulary of {vocab_size}; check the tokenizer.")
+        _check_part(token_ids, confidences, vocab_size)
     lengths = [len(draft.token_ids)]
     for index, branch in enumerate(draft.branches, start=1):
         if not 0 <= branch.parent < index:
@@ -60,6 +56,17 @@ def check_draft(draft: Draft, vocab_size: int) -> None:
         lengths.append(offset + len(branch.token_ids))
     if max(lengths) > MAX_PATH or sum(lengths) > 8 * MAX_PATH:
         raise InvalidRequest(f"token_ids: a path of {max(lengths)} tokens is longer than {MAX_PATH}.")
+
+
+def _check_part(token_ids: Tokens, confidences: tuple[float, ...], vocab_size: int) -> None:
+    if confidences and len(confidences) != len(token_ids):
+        raise InvalidRequest(f"confidences: {len(confidences)} for {len(token_ids)} tokens; send one per token.")
+    odd = next((one for one in confidences if not 0.0 <= one <= 1.0), None)
+    if odd is not None:
+        raise InvalidRequest(f"confidences: {odd} is not a chance between 0 and 1.")
+    bad = next((token for token in token_ids if not 0 <= token < vocab_size), None)
+    if bad is not None:
+        raise InvalidRequest(f"token_ids: {bad} is outside the vocabulary of {vocab_size}; check the tokenizer.")
 
 
 def _parts(draft: Draft) -> Iterator[tuple[Tokens, tuple[float, ...]]]:
@@ -89,16 +96,15 @@ class DraftTree:
 
     def add(self, draft: Draft) -> int:
         """Keep what agrees with the committed tokens; return how many tokens are new and useful."""
-        paths = _unfold(draft)
+        paths = [self._beyond_committed(draft.base, path) for path in _unfold(draft)]
         if self._num_nodes + sum(len(path) for path in paths) > MAX_NODES:
             self._root, self._num_nodes = _Node(), 0
         # The main path last, so that its choices are the favourites where branches share tokens.
-        return sum(self._insert(draft.base, path, is_main=index == 0) for index, path in reversed([*enumerate(paths)]))
+        return sum(self._insert(path, is_main=index == 0) for index, path in reversed([*enumerate(paths)]))
 
-    def _insert(self, base: int, path: Sequence[tuple[int, float | None]], *, is_main: bool) -> int:
-        rest = self._beyond_committed(base, path)
+    def _insert(self, path: Sequence[tuple[int, float | None]], *, is_main: bool) -> int:
         node, added = self._root, 0
-        for token, confidence in rest:
+        for token, confidence in path:
             child = node.children.get(token)
             if child is None:
                 if self._num_nodes >= MAX_NODES:
