@@ -19,6 +19,8 @@ DEFAULT_CONFIDENCE = 0.6
 """For drafters that give none."""
 PRIOR_ROW_COST = 0.02
 """Before anything was measured, a further row is taken to cost this share of a one-row step."""
+SHORTEST_S = 1e-6
+"""Steps that the clock can't see, as in virtual time, count as this long: tokens per second stay finite."""
 
 
 class AcceptanceLearner:
@@ -68,7 +70,7 @@ class StepCost:
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of ``rows`` rows took this long; slow outliers count little."""
-        key = _size_class(rows)
+        key, seconds = _size_class(rows), max(seconds, SHORTEST_S)
         old = self._seen.get(key)
         if old is None:
             self._seen[key] = seconds

@@ -37,7 +37,9 @@ class DraftArrivals:
         self._chance += RATE * (useful - self._chance)
 
     def missed(self) -> None:
-        """A wait ended without an answer."""
+        """A wait ended without an answer; no matter to a session that has its answer already."""
+        if self._committed_at is None:
+            return
         self._committed_at = None
         if self._delay_s is not None:
             self._delay_s *= 1.0 + RATE
