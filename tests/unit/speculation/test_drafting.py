@@ -1,0 +1,140 @@
+"""A drafter's session: its path is always a continuation of what is committed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paceline.core.errors import Gap, InvalidRequest
+from paceline.core.types import Commit, Credit, Guess, SamplingParams, SessionSpec, StopRules
+from paceline.speculation.drafting import DraftingSession
+
+SPEC = SessionSpec("s", (1, 2, 3), 3, SamplingParams(), StopRules(100), window=6)
+
+
+def session(window: int = 6) -> DraftingSession:
+    return DraftingSession(replace(SPEC, window=window), max_window=64)
+
+
+def commit(start: int, *tokens: int) -> Commit:
+    return Commit("s", start, tokens)
+
+
+def test_it_guesses_ahead_until_its_window_is_full() -> None:
+    one = session()
+    job = one.job(4)
+    assert job is not None
+    assert (job.context, job.committed, job.max_tokens) == ((1, 2, 3), 3, 4)
+    draft = one.extend(job, Guess("s", (4, 5, 6, 7)))
+    assert draft is not None
+    assert (draft.base, draft.token_ids) == (3, (4, 5, 6, 7))
+    job = one.job(4)
+    assert job is not None
+    assert (job.context, job.max_tokens) == ((1, 2, 3, 4, 5, 6, 7), 2)
+    draft = one.extend(job, Guess("s", (8, 9)))
+    assert draft is not None
+    assert draft.token_ids == (4, 5, 6, 7, 8, 9)
+    assert one.job(4) is None
+
+
+def test_a_commit_along_the_path_opens_the_window_again() -> None:
+    one = session()
+    one.extend(one.job(6), Guess("s", (4, 5, 6, 7, 8, 9)))  # type: ignore[arg-type]
+    one.commit(commit(3, 4, 5))
+    job = one.job(6)
+    assert job is not None
+    assert (job.context, job.committed, job.max_tokens) == ((1, 2, 3, 4, 5, 6, 7, 8, 9), 5, 2)
+
+
+def test_a_correction_rolls_the_path_back() -> None:
+    one = session()
+    one.extend(one.job(6), Guess("s", (4, 5, 6)))  # type: ignore[arg-type]
+    one.commit(commit(3, 4, 9))
+    job = one.job(6)
+    assert job is not None
+    assert (job.context, job.committed) == ((1, 2, 3, 4, 9), 5)
+
+
+def test_a_guess_that_a_commit_overtook_is_used_where_it_agrees() -> None:
+    one = session()
+    job = one.job(6)
+    one.commit(commit(3, 4, 5))
+    draft = one.extend(job, Guess("s", (4, 5, 6, 7)))  # type: ignore[arg-type]
+    assert draft is not None
+    assert (draft.base, draft.token_ids) == (5, (6, 7))
+
+
+def test_a_guess_that_a_commit_contradicts_is_dropped() -> None:
+    one = session()
+    job = one.job(6)
+    one.commit(commit(3, 9))
+    assert one.extend(job, Guess("s", (4, 5))) is None  # type: ignore[arg-type]
+    assert one.num_pending == 0
+
+
+def test_nothing_to_say_is_said_once_per_position() -> None:
+    one = session()
+    draft = one.extend(one.job(6), Guess("s", ()))  # type: ignore[arg-type]
+    assert draft is not None
+    assert draft.token_ids == ()
+    assert one.job(6) is None
+    one.commit(commit(3, 4))
+    assert one.job(6) is not None
+
+
+def test_doubled_and_overlapping_commits_are_fine() -> None:
+    one = session()
+    one.commit(commit(3, 4, 5))
+    one.commit(commit(3, 4, 5))
+    one.commit(commit(4, 5, 6))
+    assert one.position == 6
+
+
+def test_a_missing_commit_is_an_error() -> None:
+    with pytest.raises(Gap):
+        session().commit(commit(5, 9))
+
+
+def test_credit_limits_how_far_guesses_reach() -> None:
+    one = session()
+    one.grant(Credit("s", 5))
+    job = one.job(6)
+    assert job is not None
+    assert job.max_tokens == 2
+
+
+def test_guesses_end_before_the_last_token_of_the_output() -> None:
+    one = DraftingSession(replace(SPEC, stops=StopRules(3)), max_window=64)
+    job = one.job(6)
+    assert job is not None
+    assert job.max_tokens == 2
+
+
+def test_a_session_without_context_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        DraftingSession(replace(SPEC, context=()), max_window=64)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 1), min_size=1, max_size=4)), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_every_draft_stands_on_committed_tokens_and_stays_within_the_window(
+    events: list[tuple[bool, list[int]]],
+) -> None:
+    one, committed, pending = session(), [1, 2, 3], None
+    for is_commit, tokens in events:
+        if is_commit:
+            one.commit(commit(len(committed), *tokens))
+            committed += tokens
+        elif pending is None:
+            pending = one.job(len(tokens))
+        else:
+            draft = one.extend(pending, Guess("s", tuple(tokens[: pending.max_tokens])))
+            if draft is not None:
+                assert draft.base == len(committed)
+                assert len(draft.token_ids) <= 6 + 4
+                assert len(draft.confidences) == len(draft.token_ids)
+            pending = None
+        assert one.position == len(committed)
