@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from paceline.core.types import SamplingParams
+from paceline.models.argmax import first_max
+from paceline.models.attend import as_array
 from paceline.models.noise import gumbel_argmax
 from paceline.sampling.processors import changes_logits, process
 
@@ -30,7 +32,7 @@ class RowSampler:
     def next_token(self, logits: torch.Tensor, context: Sequence[int], position: int) -> int:
         """The token at ``position`` from logits [vocab]; ties go to the lowest id."""
         if self._is_plain:
-            return int(logits.argmax())
+            return int(first_max(as_array(logits)))
         scores = self.scores(logits, context)
         if self._params.temperature == 0.0:
             return int(scores.argmax())
