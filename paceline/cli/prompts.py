@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paceline.core.errors import InvalidRequest, NotFound
@@ -16,17 +16,15 @@ class PromptRow:
 
     text: str
     name: str
+    """Unique in its file: ``question_id``, ``id`` or the number of the line."""
     task: str
-    is_raw: bool
-    """A plain prompt rather than the turn of a user; the chat template is still applied unless told otherwise."""
 
 
 def read_prompts(path: Path, limit: int = 0) -> list[PromptRow]:
     """All rows, or ``limit`` of them spread evenly over the file, so that every task has its share."""
     if not path.is_file():
         raise NotFound(f"prompts: there is no file {path}.")
-    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    rows = [_row(line, number, path) for number, line in enumerate(lines, start=1)]
+    rows = list(_unique(_rows(path)))
     if not rows:
         raise InvalidRequest(f"prompts: {path} is empty.")
     return spread(rows, limit) if limit else rows
@@ -38,15 +36,38 @@ def spread(rows: Sequence[PromptRow], limit: int) -> list[PromptRow]:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
+def _unique(rows: Iterator[PromptRow]) -> Iterator[PromptRow]:
+    """Measurements are paired by name: a name that comes again gets a number."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        seen[row.name] = times = seen.get(row.name, 0) + 1
+        yield row if times == 1 else replace(row, name=f"{row.name}#{times}")
+
+
+def _rows(path: Path) -> Iterator[PromptRow]:
+    try:
+        lines = path.read_text("utf-8").split("\n")  # a prompt may hold other line separators
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"prompts: {path} is not UTF-8 text: {error.reason}.") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _row(line, number, path)
+
+
 def _row(line: str, number: int, path: Path) -> PromptRow:
     try:
         row = json.loads(line)
-        is_raw = "prompt" in row
-        text = row["prompt"] if is_raw else row["turns"][0]
+        text = row["prompt"] if "prompt" in row else _first_turn(row["turns"])
         name = str(row.get("question_id", row.get("id", number)))
         task = str(row.get("task") or row.get("category") or "all")
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"prompts: line {number} of {path} needs a prompt or turns.") from error
     if not isinstance(text, str) or not text:
         raise InvalidRequest(f"prompts: line {number} of {path} has an empty prompt.")
-    return PromptRow(text, name, task, is_raw)
+    return PromptRow(text, name, task)
+
+
+def _first_turn(turns: object) -> object:
+    if not isinstance(turns, list):
+        raise TypeError(turns)
+    return turns[0]

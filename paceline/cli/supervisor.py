@@ -88,7 +88,8 @@ class Child:
     def _last_words(self) -> str:
         lines = self.log.read_text("utf-8", "replace").strip().splitlines()
         plain = [line for line in lines if not line.startswith("{")]
-        return (plain or lines or ["it said nothing"])[-1]
+        own = [line for line in plain if line.startswith(f"{self.program.module}: ")]
+        return (own or plain or lines or ["it said nothing"])[-1]
 
     async def keep_alive(self) -> None:
         """Restart it whenever it dies, for ever; the pause doubles while it doesn't come up."""

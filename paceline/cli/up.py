@@ -45,7 +45,7 @@ def up(
             num_drafters=drafters,
             port=port,
             store=store,
-            settings=_settings(config, set_),
+            settings=settings_by_role(config, set_),
         )
         await _serve(options, as_json)
 
@@ -99,7 +99,7 @@ def _announce(stack: Stack, as_json: bool) -> None:
     typer.echo(f'  paceline generate --target {stack.grpc} --stream "Write a haiku about bicycles."\n')
 
 
-def _settings(config: Path | None, overrides: list[str]) -> dict[str, tuple[str, ...]]:
+def settings_by_role(config: Path | None, overrides: list[str]) -> dict[str, tuple[str, ...]]:
     """key=value by role, the file's first so that flags win."""
     out: dict[str, list[str]] = {role: [] for role in _ROLES}
     if config is not None:

@@ -13,14 +13,10 @@ async def running(work: Coroutine[Any, Any, None], stop: Coroutine[Any, Any, Non
     """Run ``work`` for the length of the block; the event is set when ``stop`` returns."""
     stopped = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work, name="work"), group.create_task(_then_set(stop, stopped), name="stop")]
+        tasks = [group.create_task(work, name="work"), group.create_task(stop, name="stop")]
+        tasks[1].add_done_callback(lambda _: stopped.set())
         try:
             yield stopped
         finally:
             for task in tasks:
                 task.cancel()
-
-
-async def _then_set(stop: Coroutine[Any, Any, None], event: asyncio.Event) -> None:
-    await stop
-    event.set()
