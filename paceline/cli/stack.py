@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paceline.cli.supervisor import Child, Program, Ready, stop_all
+from paceline.cli.supervisor import Child, Program, Ready, kept_alive, stop_all
 from paceline.core.errors import InvalidRequest, NotFound, Unavailable
 from paceline.text.resolve import PACKAGED, cache_root, model_directory
 
@@ -68,15 +68,8 @@ async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]
         front = _coordinator(options, store, pools)
         say("starting the coordinator")
         stack.grpc = (await _start(front, logs, stack, children)).address
-        keepers = [asyncio.create_task(child.keep_alive(), name=child.program.name) for child in children]
-        closing.push_async_callback(_cancel, keepers)
-        yield stack
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+        async with kept_alive(children):
+            yield stack
 
 
 async def _start(program: Program, logs: Path, stack: Stack, children: list[Child]) -> Ready:

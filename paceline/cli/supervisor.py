@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,13 +97,13 @@ class Child:
         pause = FIRST_PAUSE_S
         while self._process is not None:
             code = await self._process.wait()
-            _log.warning("process died", extra={"process": self.program.name, "code": code})
+            _log.warning("process died", extra={"program": self.program.name, "code": code})
             await asyncio.sleep(pause)
             try:
                 self._on_restart(await self.start(timeout_s=300))
                 pause = FIRST_PAUSE_S
             except Unavailable as error:
-                _log.warning("restart failed", extra={"process": self.program.name, "reason": str(error)})
+                _log.warning("restart failed", extra={"program": self.program.name, "reason": str(error)})
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def stop(self, grace_s: float) -> None:
@@ -124,6 +125,18 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1:
         os._exit(1)
+
+
+@asynccontextmanager
+async def kept_alive(children: Sequence[Child]) -> AsyncIterator[None]:
+    """Restart whoever dies for the length of the block; a defect of the supervisor itself ends the block."""
+    async with asyncio.TaskGroup() as group:
+        keepers = [group.create_task(child.keep_alive(), name=child.program.name) for child in children]
+        try:
+            yield
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
 
 
 async def stop_all(children: Sequence[Child], grace_s: float = 5.0) -> None:

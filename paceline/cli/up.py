@@ -49,8 +49,9 @@ def up(
         )
         await _serve(options, as_json)
 
-    logging.basicConfig(level=logging.WARNING, format="· %(message)s %(process_name)s", force=True)
-    logging.getLogger().handlers[0].setFormatter(_Plain())
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     run(work(), as_json=as_json)
 
 
@@ -59,7 +60,7 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {name: value for name, value in vars(record).items() if name in ("code", "reason")}
-        return f"· {getattr(record, 'process', '')} {record.getMessage()} {extra or ''}"
+        return f"· {getattr(record, 'program', '')} {record.getMessage()} {extra or ''}"
 
 
 async def _serve(options: StackOptions, as_json: bool) -> None:
