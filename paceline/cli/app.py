@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from paceline import __version__
-from paceline.cli import bench, check, demo, doctor, generate, prepare, trace, up
+from paceline.cli import bench, check, demo, doctor, generate, overhead, prepare, trace, up
 
 app = typer.Typer(
     name="paceline",
@@ -18,6 +18,7 @@ app.command("up")(up.up)
 app.command("generate")(generate.generate)
 app.command("check-lossless")(check.check_lossless)
 app.command("bench")(bench.bench)
+app.command("overhead")(overhead.overhead)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("prepare")(prepare.prepare)

@@ -13,12 +13,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from paceline import __version__
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
 from paceline.cli.prompts import PromptRow, read_prompts
-from paceline.cli.running import connected, numbers, run, say
+from paceline.cli.running import connected, numbers, run
 from paceline.cli.stack import StackOptions, run_prepare
 from paceline.client.aio import Client
 from paceline.core.errors import InvalidRequest, NotFound
@@ -181,21 +180,16 @@ async def _measure(
 
 
 def _show(report: _Report) -> None:
-    table = Table("mode", "task", "n", "tokens/s", f"× {report.baseline}", "quartiles", "tokens/step", "same text")
+    speed, same = f"× {report.baseline}", "same text"
+    typer.echo(
+        f"{'mode':<14}{'task':<16}{'n':>4}{'tokens/s':>10}{speed:>16}{'quartiles':>14}{'tokens/step':>13}  {same}"
+    )
     for one in report.comparisons:
-        spread = f"{one.low:.2f} to {one.high:.2f}"
-        same = "yes" if one.identical else "no"
-        cells = (
-            one.mode,
-            one.task,
-            one.num,
-            f"{one.rate:.1f}",
-            f"{one.ratio:.2f}",
-            spread,
-            f"{one.tokens_per_step:.2f}",
+        spread = f"{one.low:.2f}–{one.high:.2f}"
+        identical = "yes" if one.identical else "no"
+        typer.echo(
+            f"{one.mode:<14}{one.task:<16}{one.num:>4}{one.rate:>10.1f}{one.ratio:>16.2f}{spread:>14}"
+            f"{one.tokens_per_step:>13.2f}  {identical}"
         )
-        table.add_row(*map(str, cells), same)
-    console = Console()
-    console.print(table)
     for load in report.throughput:
-        say(f"{load.mode} at {load.concurrency} sessions: {load.tokens_per_second:.1f} tokens/s")
+        typer.echo(f"{load.mode} at {load.concurrency} sessions: {load.tokens_per_second:.1f} tokens/s")
