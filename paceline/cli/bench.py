@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from paceline import __version__
+from paceline.cli.machine import provenance
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
 from paceline.cli.prompts import PromptRow, read_prompts
 from paceline.cli.running import connected, numbers, run
@@ -58,9 +55,9 @@ def bench(
 
     report = run(work(), as_json=json_)
     if out is not None:
-        out.write_text(json.dumps({**_head(), **asdict(report)}, indent=1), "utf-8")
+        out.write_text(json.dumps({**provenance(), **asdict(report)}, indent=1), "utf-8")
     if json_:
-        typer.echo(json.dumps({**_head(), **asdict(replace(report, samples=[]))}))
+        typer.echo(json.dumps({**provenance(), **asdict(replace(report, samples=[]))}))
     else:
         _show(report)
 
@@ -82,16 +79,6 @@ class _Report:
     comparisons: list[Comparison]
     throughput: list[_Load]
     samples: list[Sample]
-
-
-def _head() -> dict[str, object]:
-    """What made it."""
-    return {
-        "version": __version__,
-        "command": ["paceline", *sys.argv[1:]],
-        "cpu": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-    }
 
 
 def _modes(text: str) -> list[str]:

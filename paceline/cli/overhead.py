@@ -15,6 +15,7 @@ from pathlib import Path
 
 import typer
 
+from paceline.cli.machine import provenance
 from paceline.cli.running import run, say
 from paceline.cli.stack import StackOptions, running_stack
 from paceline.client.aio import Client, read_trace
@@ -64,7 +65,7 @@ def overhead(
     """Measure the latency that the services add to each verifier step, on this machine, without a model."""
     result = run(_measure(step_ms, tokens, rounds), as_json=json_)
     if out is not None:
-        out.write_text(json.dumps(asdict(result), indent=1), "utf-8")
+        out.write_text(json.dumps({**provenance(), **asdict(result)}, indent=1), "utf-8")
     if json_:
         typer.echo(json.dumps(asdict(result)))
         return
