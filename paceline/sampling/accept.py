@@ -4,7 +4,8 @@ coupled    the target's token is argmax(score + G) with noise keyed by (seed, po
            equals it (Gumbel-max; Daliri et al., 2024). Output is the same whatever was drafted.
 rejection  token-wise ratio test (Leviathan et al., Chen et al., 2023): equal in law.
 block      joint test over the whole draft (Sun et al., 2024): equal in law, accepts at least as much.
-Shared noise and a ratio test must never meet: that is biased.
+Shared noise and a ratio test must never meet: that is biased. So is uniform noise keyed by token position under block,
+which has looked at positions that it rejects: key it by the position where the round starts, and count lanes.
 """
 
 from __future__ import annotations
