@@ -47,7 +47,7 @@ class DiagnosticsServiceServicer:
     """
 
     def ReadSpans(self, request, context):
-        """Spans of one trace, in no particular order.
+        """Spans of one trace, in no particular order; the newest 10,000 when there are more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

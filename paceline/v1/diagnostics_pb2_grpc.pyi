@@ -34,7 +34,7 @@ class DiagnosticsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DiagnosticsServiceAsyncStub: ...
     ReadSpans: _grpc.UnaryUnaryMultiCallable[_diagnostics_pb2.ReadSpansRequest, _diagnostics_pb2.ReadSpansResponse]
-    """Spans of one trace, in no particular order."""
+    """Spans of one trace, in no particular order; the newest 10,000 when there are more."""
 
 @_typing.type_check_only
 class DiagnosticsServiceAsyncStub(DiagnosticsServiceStub):
@@ -42,7 +42,7 @@ class DiagnosticsServiceAsyncStub(DiagnosticsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadSpans: _aio.UnaryUnaryMultiCallable[_diagnostics_pb2.ReadSpansRequest, _diagnostics_pb2.ReadSpansResponse]  # type: ignore[assignment]
-    """Spans of one trace, in no particular order."""
+    """Spans of one trace, in no particular order; the newest 10,000 when there are more."""
 
 class DiagnosticsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads the in-memory ring of finished spans."""
@@ -53,6 +53,6 @@ class DiagnosticsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _diagnostics_pb2.ReadSpansRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_diagnostics_pb2.ReadSpansResponse, _abc.Awaitable[_diagnostics_pb2.ReadSpansResponse]]:
-        """Spans of one trace, in no particular order."""
+        """Spans of one trace, in no particular order; the newest 10,000 when there are more."""
 
 def add_DiagnosticsServiceServicer_to_server(servicer: DiagnosticsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -401,7 +401,6 @@ class Draft(_message.Message):
     CONFIDENCES_FIELD_NUMBER: _builtins.int
     BRANCHES_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
-    ELAPSED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     base: _builtins.int
@@ -420,11 +419,7 @@ class Draft(_message.Message):
 
     @_builtins.property
     def distributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SparseDistribution]:
-        """Distributions the tokens were drawn from, one per token; only for samplers that need them."""
-
-    @_builtins.property
-    def elapsed(self) -> _duration_pb2.Duration:
-        """Time spent to make it."""
+        """Reserved for samplers that need the distributions the tokens were drawn from, one per token; refused today."""
 
     def __init__(
         self,
@@ -435,11 +430,10 @@ class Draft(_message.Message):
         confidences: _abc.Iterable[_builtins.float] | None = ...,
         branches: _abc.Iterable[Global___Branch] | None = ...,
         distributions: _abc.Iterable[Global___SparseDistribution] | None = ...,
-        elapsed: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "branches", b"branches", "confidences", b"confidences", "distributions", b"distributions", "elapsed", b"elapsed", "session_id", b"session_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "branches", b"branches", "confidences", b"confidences", "distributions", b"distributions", "session_id", b"session_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -576,11 +570,11 @@ class Commit(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
-        """One per token when asked for."""
+        """Reserved for log-probabilities, one per token; refused today."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureFrame]:
-        """Only for drafters with needs."""
+        """Reserved for drafters that need hidden states; refused today."""
 
     @_builtins.property
     def timings(self) -> Global___StepTimings:

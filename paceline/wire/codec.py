@@ -5,7 +5,11 @@ Malformed messages raise ``InvalidRequest`` naming the field; ranges are checked
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from paceline.core.errors import InvalidRequest, Unsupported
 from paceline.core.types import (
@@ -37,24 +41,53 @@ _SAMPLERS = {
 _SAMPLERS_BACK = {number: sampler for sampler, number in _SAMPLERS.items()} | {
     tokens_pb2.SAMPLER_UNSPECIFIED: Sampler.COUPLED
 }
-_FINISH = {
+FINISH_REASONS = {
     FinishReason.STOP: tokens_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: tokens_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: tokens_pb2.FINISH_REASON_CANCELLED,
     FinishReason.ERROR: tokens_pb2.FINISH_REASON_ERROR,
 }
-_FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
+FINISH_REASONS_BACK = {number: reason for reason, number in FINISH_REASONS.items()}
+
+MAX_DURATION_S = 315_576_000_000
+"""Ten thousand years, protobuf's own limit."""
+_NANOS = 1_000_000_000
+_SOONEST_S = 1e-9
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def build(kind: type[MessageT], values: Mapping[str, Any]) -> MessageT:
+    """A message of what a caller gave; raises ``InvalidRequest`` naming the field whose value doesn't fit the wire."""
+    try:
+        return kind(**values)
+    except (TypeError, ValueError):
+        for name, value in values.items():
+            try:
+                kind(**{name: value})
+            except (TypeError, ValueError) as error:
+                raise InvalidRequest(f"{name}: {' '.join(str(error).split())}.") from error
+        raise
+
+
+def refuse(message: Message, *fields: str) -> None:
+    """Fields that are there for later versions; to ignore them would change what the sender meant."""
+    for field in fields:
+        if getattr(message, field):
+            raise Unsupported(f"{field}: not served by this version; leave it empty.")
 
 
 def duration_to_pb(seconds: float) -> Duration:
-    """Rounded to nanoseconds."""
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    """Rounded to nanoseconds, within what protobuf allows."""
+    whole, nanos = divmod(round(min(max(seconds, 0.0), MAX_DURATION_S) * _NANOS), _NANOS)
     return Duration(seconds=whole, nanos=nanos)
 
 
-def duration_from_pb(message: Duration) -> float:
-    """Seconds."""
-    return float(message.seconds + message.nanos * 1e-9)
+def duration_from_pb(message: Duration, field: str) -> float:
+    """Seconds; raises ``InvalidRequest`` for what is no duration or a negative one."""
+    if not (0 <= message.seconds <= MAX_DURATION_S and 0 <= message.nanos < _NANOS):
+        raise InvalidRequest(f"{field}: {message.seconds} s and {message.nanos} ns are not a duration of 0 or more.")
+    return (message.seconds * _NANOS + message.nanos) / _NANOS
 
 
 def trace_context_to_pb(trace: TraceContext) -> tokens_pb2.TraceContext:
@@ -65,33 +98,38 @@ def trace_context_to_pb(trace: TraceContext) -> tokens_pb2.TraceContext:
 def trace_context_from_pb(message: tokens_pb2.TraceContext) -> TraceContext:
     """Raises ``InvalidRequest`` for ids of a wrong shape."""
     for name, value, length in (("trace_id", message.trace_id, 32), ("span_id", message.span_id, 16)):
-        if value and (len(value) != length or not set(value) <= set("0123456789abcdef")):
-            raise InvalidRequest(f"trace.{name}: need {length} lower-case hex digits or nothing.")
+        if value and (len(value) != length or not set(value) <= set("0123456789abcdef") or set(value) == {"0"}):
+            raise InvalidRequest(f"trace.{name}: need {length} lower-case hex digits, not all 0, or nothing.")
     return TraceContext(message.trace_id, message.span_id)
 
 
 def sampling_params_to_pb(params: SamplingParams) -> tokens_pb2.SamplingParams:
-    """Every field, defaults included."""
-    return tokens_pb2.SamplingParams(
-        temperature=params.temperature,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        repetition_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        logit_bias=dict(params.logit_bias),
-        allowed_token_ids=params.allowed_tokens,
-        banned_token_ids=params.banned_tokens,
-        seed=params.seed,
-        sampler=_SAMPLERS[params.sampler],
+    """Every field, defaults included; raises ``InvalidRequest`` for what the wire can't carry."""
+    bias = dict(params.logit_bias)
+    if len(bias) < len(params.logit_bias):
+        raise InvalidRequest("logit_bias: a token is there twice; give each at most one bias.")
+    return build(
+        tokens_pb2.SamplingParams,
+        {
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+            "repetition_penalty": params.repetition_penalty,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+            "logit_bias": bias,
+            "allowed_token_ids": params.allowed_tokens,
+            "banned_token_ids": params.banned_tokens,
+            "seed": params.seed,
+            "sampler": _SAMPLERS[params.sampler],
+        },
     )
 
 
 def sampling_params_from_pb(message: tokens_pb2.SamplingParams) -> SamplingParams:
     """Unset optional fields take their defaults; a sampler or grammar that is not served raises ``Unsupported``."""
-    if message.grammar:
-        raise Unsupported("sampling.grammar: grammars are not served by this version; leave it empty.")
+    refuse(message, "grammar")
     if message.sampler not in _SAMPLERS_BACK:
         raise InvalidRequest(f"sampling.sampler: {message.sampler} is not a sampler; use SAMPLER_COUPLED.")
     return SamplingParams(
@@ -127,7 +165,7 @@ def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
         trace=trace_context_to_pb(spec.trace),
     )
     if spec.deadline_s > 0:
-        message.deadline.CopyFrom(duration_to_pb(spec.deadline_s))
+        message.deadline.CopyFrom(duration_to_pb(max(spec.deadline_s, _SOONEST_S)))
     return message
 
 
@@ -146,8 +184,13 @@ def session_spec_from_pb(message: tokens_pb2.SessionSpec) -> SessionSpec:
         numerics_id=message.numerics_id,
         tokenizer_digest=message.tokenizer_digest,
         trace=trace_context_from_pb(message.trace),
-        deadline_s=duration_from_pb(message.deadline),
+        deadline_s=_deadline(message),
     )
+
+
+def _deadline(message: tokens_pb2.SessionSpec) -> float:
+    """0 is no limit for us, but no time left on the wire."""
+    return max(duration_from_pb(message.deadline, "deadline"), _SOONEST_S) if message.HasField("deadline") else 0.0
 
 
 def _session(session: str) -> str:
@@ -178,6 +221,7 @@ def draft_to_pb(draft: Draft) -> tokens_pb2.Draft:
 
 def draft_from_pb(message: tokens_pb2.Draft) -> Draft:
     """Consistency with the vocabulary and between fields is checked by ``speculation.draft_tree``."""
+    refuse(message, "distributions")
     branches = tuple(
         Branch(branch.parent, branch.position, tuple(branch.token_ids), tuple(branch.confidences))
         for branch in message.branches
@@ -208,17 +252,18 @@ def commit_to_pb(commit: Commit) -> tokens_pb2.Commit:
         ),
     )
     if commit.finish is not None:
-        message.finish = _FINISH[commit.finish]
+        message.finish = FINISH_REASONS[commit.finish]
     return message
 
 
 def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
     """An unknown finish reason raises ``InvalidRequest``."""
+    refuse(message, "logprobs", "features")
     finish = None
     if message.finish:
-        if message.finish not in _FINISH_BACK:
+        if message.finish not in FINISH_REASONS_BACK:
             raise InvalidRequest(f"finish: {message.finish} is not a finish reason this version knows; update it.")
-        finish = _FINISH_BACK[message.finish]
+        finish = FINISH_REASONS_BACK[message.finish]
     timings = message.timings
     return Commit(
         session=_session(message.session_id),
@@ -228,9 +273,9 @@ def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
         accepted=message.accepted,
         finish=finish,
         timings=StepTimings(
-            duration_from_pb(timings.queue),
-            duration_from_pb(timings.forward),
-            duration_from_pb(timings.sample),
+            duration_from_pb(timings.queue, "timings.queue"),
+            duration_from_pb(timings.forward, "timings.forward"),
+            duration_from_pb(timings.sample, "timings.sample"),
             timings.started_unix_ns,
         ),
     )

@@ -5,7 +5,10 @@ Called by the coordinator's servicer and by clients; malformed messages raise ``
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict, replace
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from paceline.core.errors import InvalidRequest
 from paceline.core.requests import (
@@ -23,9 +26,8 @@ from paceline.core.requests import (
     Started,
     Usage,
 )
-from paceline.core.types import DrafterInfo, FinishReason, VerifierInfo
+from paceline.core.types import DrafterInfo, VerifierInfo
 from paceline.v1 import coordinator_pb2 as pb
-from paceline.v1 import tokens_pb2 as tokens_pb
 from paceline.wire import codec
 
 _MODES = {DraftMode.PLAIN: pb.DRAFT_MODE_PLAIN, DraftMode.PIPELINE: pb.DRAFT_MODE_PIPELINE}
@@ -34,48 +36,40 @@ _MODES_BACK = {
     pb.DRAFT_MODE_PLAIN: DraftMode.PLAIN,
     pb.DRAFT_MODE_PIPELINE: DraftMode.PIPELINE,
 }
-_REASONS = {
-    FinishReason.STOP: tokens_pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: tokens_pb.FINISH_REASON_LENGTH,
-    FinishReason.CANCELLED: tokens_pb.FINISH_REASON_CANCELLED,
-    FinishReason.ERROR: tokens_pb.FINISH_REASON_ERROR,
-}
-_REASONS_BACK = {number: reason for reason, number in _REASONS.items()}
 
 
 def generate_request_to_pb(request: GenerateRequest) -> pb.GenerateRequest:
-    """Everything but ``deadline_s``, which travels as the deadline of the call."""
-    message = pb.GenerateRequest(
-        request_id=request.request_id,
-        sampling=codec.sampling_params_to_pb(request.sampling),
-        max_tokens=request.max_tokens,
-        stop=request.stop,
-        stop_token_ids=request.stop_token_ids,
-        ignore_eos=request.ignore_eos,
-        mode=_MODES[request.mode],
-        max_draft=request.max_draft,
-        trace=codec.trace_context_to_pb(request.trace),
-    )
+    """Everything but ``deadline_s``, which travels as the deadline of the call. Raises ``InvalidRequest``."""
+    sampling = replace(request.sampling, seed=request.seed or 0)
+    values = {
+        "request_id": request.request_id,
+        "sampling": codec.sampling_params_to_pb(sampling),
+        "max_tokens": request.max_tokens,
+        "stop": request.stop,
+        "stop_token_ids": request.stop_token_ids,
+        "ignore_eos": request.ignore_eos,
+        "mode": _MODES[request.mode],
+        "max_draft": request.max_draft,
+        "trace": codec.trace_context_to_pb(request.trace),
+    }
+    message = codec.build(pb.GenerateRequest, values | _input(request.prompt))
     if request.seed is None:
         message.sampling.ClearField("seed")
-    else:
-        message.sampling.seed = request.seed
-    _put_prompt(message, request.prompt)
     return message
 
 
-def _put_prompt(message: pb.GenerateRequest, prompt: Prompt) -> None:
+def _input(prompt: Prompt) -> dict[str, object]:
     if isinstance(prompt, str):
-        message.text = prompt
-    elif isinstance(prompt, Chat):
-        turns = [pb.ChatMessage(role=turn.role, content=turn.content) for turn in prompt.messages]
-        message.chat.CopyFrom(pb.ChatMessages(messages=turns))
-    else:
-        message.tokens.CopyFrom(pb.TokenIds(token_ids=prompt))
+        return {"text": prompt}
+    if isinstance(prompt, Chat):
+        turns = [codec.build(pb.ChatMessage, asdict(turn)) for turn in prompt.messages]
+        return {"chat": pb.ChatMessages(messages=turns)}
+    return {"tokens": codec.build(pb.TokenIds, {"token_ids": prompt})}
 
 
 def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.0) -> GenerateRequest:
-    """``deadline_s`` is what is left of the call's time; 0 means none."""
+    """``deadline_s`` is what is left of the call's time; 0 means none. A newer client's parameters are refused."""
+    _refuse_unknown(message)
     if message.mode not in _MODES_BACK:
         raise InvalidRequest(f"mode: {message.mode} is not a draft mode; use DRAFT_MODE_PIPELINE or DRAFT_MODE_PLAIN.")
     sampling = codec.sampling_params_from_pb(message.sampling)
@@ -93,6 +87,20 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
         trace=codec.trace_context_from_pb(message.trace),
         deadline_s=deadline_s,
     )
+
+
+def _refuse_unknown(message: Message) -> None:
+    """To ignore a parameter would give its sender another text than it asked for."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        raise InvalidRequest(
+            f"{message.DESCRIPTOR.name}: field {unknown[0].field_number} is unknown to this version; "
+            "update the coordinator, or leave the field out."
+        )
+    for field, value in message.ListFields():
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for part in (value,) if isinstance(value, Message) else value:
+                _refuse_unknown(part)
 
 
 def _take_prompt(message: pb.GenerateRequest) -> Prompt:
@@ -153,9 +161,9 @@ def _started_from_pb(message: pb.Started) -> Started:
 
 
 def _finished_to_pb(event: Finished) -> pb.Finished:
-    fields = dataclasses.asdict(event.speculative)
+    fields = asdict(event.speculative)
     return pb.Finished(
-        finish_reason=_REASONS[event.reason],
+        finish_reason=codec.FINISH_REASONS[event.reason],
         usage=pb.Usage(
             prompt_tokens=event.usage.prompt_tokens,
             completion_tokens=event.usage.completion_tokens,
@@ -167,14 +175,14 @@ def _finished_to_pb(event: Finished) -> pb.Finished:
 
 
 def _finished_from_pb(message: pb.Finished) -> Finished:
-    if message.finish_reason not in _REASONS_BACK:
+    if message.finish_reason not in codec.FINISH_REASONS_BACK:
         raise InvalidRequest(f"finish_reason: {message.finish_reason} is unknown to this version; update the client.")
     return Finished(
-        reason=_REASONS_BACK[message.finish_reason],
+        reason=codec.FINISH_REASONS_BACK[message.finish_reason],
         usage=Usage(message.usage.prompt_tokens, message.usage.completion_tokens),
         speculative=_speculative_from_pb(message.metrics.speculative_decoding),
-        first_token_s=codec.duration_from_pb(message.first_token),
-        total_s=codec.duration_from_pb(message.total),
+        first_token_s=codec.duration_from_pb(message.first_token, "first_token"),
+        total_s=codec.duration_from_pb(message.total, "total"),
     )
 
 
