@@ -1,7 +1,7 @@
 """What waits for a stream: sent together as soon as the stream takes it, and never more than what still matters.
 
-Bounded by coalescing: a newer draft replaces the waiting one of its session, a Close drops the session's drafts, and
-towards drafters contiguous commits become one. Commits to a coordinator are bounded by its credit.
+Bounded by coalescing: a newer draft or credit replaces the waiting one of its session, a Close drops both, and towards
+drafters contiguous commits become one. Commits to a coordinator are bounded by its credit.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from paceline.core.types import Close, Commit, Draft
+from paceline.core.types import Close, Commit, Credit, Draft, SessionSpec
 
 EventT = TypeVar("EventT")
+
+MAX_CONTEXT = 262_144
+"""Context tokens of sessions opened by one message: at most 5 bytes each, so that it stays far below 4 MiB."""
 
 
 class Outbox(Generic[EventT]):
@@ -35,7 +38,10 @@ class Outbox(Generic[EventT]):
         if self._is_closed:
             return
         if isinstance(event, Close):
-            self._waiting.pop(("draft", event.session), None)
+            self._waiting.pop((Draft, event.session), None)
+            self._waiting.pop((Credit, event.session), None)
+        if isinstance(event, Close | SessionSpec):
+            self._last_commit.pop(event.session, None)
         key = self._key(event)
         if key is not None:
             self._waiting[key] = event
@@ -43,8 +49,8 @@ class Outbox(Generic[EventT]):
 
     def _key(self, event: EventT) -> object:
         """Where the event waits; None when it was merged into one that already does."""
-        if isinstance(event, Draft):
-            key = ("draft", event.session)
+        if isinstance(event, Draft | Credit):
+            key = (type(event), event.session)
             self._waiting.pop(key, None)
             return key
         if self._merge_commits and isinstance(event, Commit) and self._merged(event):
@@ -73,10 +79,19 @@ class Outbox(Generic[EventT]):
         while True:
             await self._ready.wait()
             self._ready.clear()
-            if self._waiting:
-                batch = list(self._waiting.values())
-                self._waiting.clear()
-                self._last_commit.clear()
-                yield batch
-            if self._is_closed and not self._waiting:
+            while self._waiting:
+                yield self._take()
+            if self._is_closed:
                 return
+
+    def _take(self) -> list[EventT]:
+        """All that waits, but no more contexts than fit one message; after an outage many sessions open at once."""
+        batch: list[EventT] = []
+        num_tokens = 0
+        for key, event in list(self._waiting.items()):
+            num_tokens += len(event.context) if isinstance(event, SessionSpec) else 0
+            if batch and num_tokens > MAX_CONTEXT:
+                return batch
+            batch.append(self._waiting.pop(key))
+        self._last_commit.clear()
+        return batch
