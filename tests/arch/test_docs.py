@@ -241,6 +241,15 @@ def test_the_limits_on_the_protocol_page_are_the_codes() -> None:
         assert int(value) == getattr(module, label.strip("`")), label
 
 
+def test_every_message_in_the_table_of_troubles_is_the_codes() -> None:
+    files = [file for name in (*SERVICES, "paceline") for file in (ROOT / name).rglob("*.py") if "v1" not in file.parts]
+    source = re.sub(r'"\s+f?"', "", "".join(file.read_text("utf-8") for file in files))
+    rows = _table(_section(_text("docs/operating.md"), "When something is wrong"))
+    shown = [text for row in rows for text in re.findall(r"`([^`]+ [^`]+)`", row[0])]
+    assert len(shown) > 10
+    assert [part for text in shown for part in re.split(r"[….(]+", text) if part.strip() not in source] == []
+
+
 def test_decisions_are_numbered_listed_and_have_one_form() -> None:
     folder = ROOT / "docs" / "adr"
     pages = sorted(folder.glob("[0-9]*.md"))

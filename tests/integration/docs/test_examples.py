@@ -1,4 +1,4 @@
-"""What docs/protocol.md shows is run: the exchange prints what the page says, the drafter drafts."""
+"""What the pages show is run: the exchange prints what its page says, the drafter drafts, the client gets text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.processes import environment, paceline, stack
+from support.processes import environment, paceline, stack, synthetic
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from paceline.testing.letters import LETTERS
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+def _blocks(language: str, page: str = "docs/protocol.md") -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def _shown(verb: str) -> list[list[str]]:
@@ -66,3 +69,17 @@ def test_the_example_of_a_drafter_drafts_and_changes_no_token(tmp_path: Path) ->
     speculative = fast["metrics"]["speculative_decoding"]
     assert speculative["num_accepted_draft_tokens"] > 0
     assert speculative["num_steps"] < slow["metrics"]["speculative_decoding"]["num_steps"]
+
+
+def test_the_client_in_the_readme_prints_a_text(tmp_path: Path) -> None:
+    (example,) = _blocks("python", "README.md")
+    backend = Tokenizer(models.WordLevel({letter: index for index, letter in enumerate(LETTERS)}, " "))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split(Regex("."), "isolated"), decoders.Fuse()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    settings = [f"coordinator.tokenizer={tmp_path}", f"verifier.synthetic.vocab_size={len(LETTERS)}"]
+    with stack(*synthetic(settings=settings), "--drafters", "0", env=environment(tmp_path / "cache")) as running:
+        assert "127.0.0.1:50051" in example
+        command = [sys.executable, "-c", example.replace("127.0.0.1:50051", running.grpc)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout.removesuffix("\n")) == 40
+    assert set(done.stdout.removesuffix("\n")) <= set(LETTERS)
