@@ -9,7 +9,7 @@ from dataclasses import replace
 import typer
 
 from paceline.cli.results import tokens_per_second
-from paceline.cli.running import run
+from paceline.cli.running import program, run
 from paceline.cli.stack import StackOptions, running_stack
 from paceline.client.aio import Client, Completion
 from paceline.core.requests import Chat, ChatMessage, Chunk, DraftMode, GenerateRequest, Started
@@ -104,6 +104,6 @@ def _tau(completion: Completion) -> str:
 
 def _tell_how() -> None:
     typer.echo("\nTry it by hand:\n")
-    typer.echo("  .venv/bin/paceline up")
-    typer.echo('  .venv/bin/paceline generate --stream "Write a haiku about bicycles."')
-    typer.echo("  .venv/bin/paceline check-lossless --prompts deploy/prompts/spec_bench_dev.jsonl --limit 12\n")
+    typer.echo(f"  {program()} up")
+    typer.echo(f'  {program()} generate --stream "Write a haiku about bicycles."')
+    typer.echo(f"  {program()} check-lossless --prompts deploy/prompts/spec_bench_dev.jsonl --limit 12\n")

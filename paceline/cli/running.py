@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -17,6 +18,11 @@ from paceline.core.errors import InvalidRequest, PacelineError, Unavailable
 
 ResultT = TypeVar("ResultT")
 DEFAULT_TARGET = "127.0.0.1:50051"
+
+
+def program() -> str:
+    """How to call this command from the user's shell."""
+    return "paceline" if shutil.which("paceline") else sys.argv[0]
 
 
 def say(text: str) -> None:

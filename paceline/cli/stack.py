@@ -16,6 +16,8 @@ from paceline.text.resolve import PACKAGED, cache_root, model_directory
 
 START_S = 300.0
 """A model may have to be compiled for at its very first start."""
+METRICS = "server.metrics=127.0.0.1:0"
+"""Every process of a local stack serves its metrics, on a free port of this machine only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,8 @@ async def run_prepare(source: str) -> None:
 
 def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
     say(f"starting {options.num_verifiers} verifier(s) and {options.num_drafters} drafter(s)")
-    verifier = (f"backend={options.backend}", f"model={options.verifier_model}")
-    drafter = (f"drafter={options.drafter}", f"model={options.drafter_model}", *_drafter_vocabulary(options))
+    verifier = (METRICS, f"backend={options.backend}", f"model={options.verifier_model}")
+    drafter = (METRICS, f"drafter={options.drafter}", f"model={options.drafter_model}", *_drafter_vocabulary(options))
     programs = [
         Program("verifier", f"verifier-{i}", "verifier_service", verifier + options.settings.get("verifier", ()))
         for i in range(options.num_verifiers)
@@ -151,6 +153,7 @@ def _coordinator(options: StackOptions, store: str, pools: list[Ready]) -> Progr
     members = {role: ",".join(one.address for one in pools if one.role == role) for role in ("verifier", "drafter")}
     tokenizer = options.verifier_model if options.backend == "torch" else ""
     settings = (
+        METRICS,
         f"verifiers={members['verifier']}",
         f"drafters={members['drafter']}",
         f"store={store}",

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 import yaml
 
-from paceline.cli.running import run, say
+from paceline.cli.running import program, run, say
 from paceline.cli.stack import Stack, StackOptions, address_file, running_stack
 from paceline.core.errors import InvalidRequest, NotFound
 from paceline.text.resolve import PACKAGED
@@ -82,7 +82,7 @@ async def _run(options: StackOptions, as_json: bool, stopping: asyncio.Future[No
         path = address_file()
         path.write_text(json.dumps(stack.as_json()), "utf-8")
         try:
-            _announce(stack, as_json)
+            _announce(stack, options, as_json)
             await asyncio.shield(stopping)
         finally:
             path.unlink(missing_ok=True)
@@ -90,14 +90,16 @@ async def _run(options: StackOptions, as_json: bool, stopping: asyncio.Future[No
                 say("stopping")
 
 
-def _announce(stack: Stack, as_json: bool) -> None:
+def _announce(stack: Stack, options: StackOptions, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(stack.as_json()))
         return
     for process in stack.processes:
-        typer.echo(f"  {process.role:<12} {process.address:<22} pid {process.pid}")
+        metrics = f"   http://{process.metrics}/metrics" if process.metrics else ""
+        typer.echo(f"  {process.role:<12} {process.address:<22} pid {process.pid:<8}{metrics}".rstrip())
     typer.echo(f"\nready: gRPC on {stack.grpc}, sessions in {stack.store}. Try:\n")
-    typer.echo(f'  paceline generate --target {stack.grpc} --stream "Write a haiku about bicycles."\n')
+    prompt = '"Write a haiku about bicycles."' if options.backend == "torch" else "--token-ids 1,2,3"
+    typer.echo(f"  {program()} generate --target {stack.grpc} --stream {prompt}\n")
 
 
 def settings_by_role(config: Path | None, overrides: list[str]) -> dict[str, tuple[str, ...]]:
