@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -91,8 +92,13 @@ async def _whole(client: Client, request: GenerateRequest, json_: bool) -> None:
     if json_:
         typer.echo(json.dumps(to_json(completion), ensure_ascii=False))
         return
-    typer.echo(completion.text)
+    typer.echo(completion.text or _ids(completion.token_ids))
     _tell(completion)
+
+
+def _ids(token_ids: Sequence[int]) -> str:
+    """What is shown where the service has no tokenizer."""
+    return " ".join(map(str, token_ids))
 
 
 async def _stream(client: Client, request: GenerateRequest) -> None:
@@ -105,7 +111,7 @@ async def _stream(client: Client, request: GenerateRequest) -> None:
             typer.echo(event.text, nl=False)
             text, tokens = text + event.text, [*tokens, *event.token_ids]
         elif started is not None:
-            typer.echo("")
+            typer.echo("" if text else _ids(tokens))
             _tell(Completion(started, text, tuple(tokens), event))
 
 

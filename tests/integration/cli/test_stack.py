@@ -70,6 +70,12 @@ def test_the_answer_has_every_field_that_scripts_rely_on(running: RunningStack) 
     }
 
 
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_without_a_tokenizer_token_ids_are_shown(running: RunningStack, stream: list[str]) -> None:
+    done = paceline("generate", "--target", running.grpc, "--token-ids", "5,6,7", "--max-tokens", "3", *stream)
+    assert done.out == " ".join(map(str, reference((5, 6, 7), 3))) + "\n"
+
+
 def test_a_trace_shows_the_spans_of_all_three_services(running: RunningStack) -> None:
     request = str(generate(running, "--token-ids", "1,2,3", "--max-tokens", "20")["request_id"])
     done = paceline("trace", request, "--target", running.grpc, "--json")
