@@ -44,13 +44,13 @@ def waterfall(spans: Sequence[SpanRecord], limit: int) -> list[str]:
     end = max(span.end_ns for span in spans)
     scale = WIDTH / max(end - start, 1)
     rows = list(_rows(spans))
-    lines = [f"{'':<34}{'ms':>9}  0{'':{WIDTH - 9}}{(end - start) / 1e6:8.1f}"]
+    lines = [f"{'':<36}{'ms':>9}  0{'':{WIDTH - 9}}{(end - start) / 1e6:8.1f}"]
     for depth, span in rows[:limit]:
         left = int((span.start_ns - start) * scale)
         width = max(1, round((span.end_ns - span.start_ns) * scale))
         name = "  " * depth + span.name
         bar = " " * left + "█" * min(width, WIDTH - left)
-        lines.append(f"{name:<24}{span.service:<10.10}{(span.end_ns - span.start_ns) / 1e6:9.2f}  {bar}")
+        lines.append(f"{name:<24}{span.service:<12.12}{(span.end_ns - span.start_ns) / 1e6:9.2f}  {bar}")
     if len(rows) > limit:
         lines.append(f"… {len(rows) - limit} more spans; raise --limit to see them")
     return lines

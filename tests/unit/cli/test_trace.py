@@ -29,7 +29,7 @@ def test_children_stand_below_their_parents_in_the_order_of_time() -> None:
 
 
 def test_bars_begin_and_end_where_the_spans_do() -> None:
-    bars = {line[:24].strip(): line[45:] for line in waterfall(SPANS, 60)[1:]}
+    bars = {line[:24].strip(): line[47:] for line in waterfall(SPANS, 60)[1:]}
     assert bars["request"] == "█" * WIDTH
     assert bars["late step"] == " " * (WIDTH // 2) + "█" * (WIDTH // 2)
     assert bars["forward"] == " " * (WIDTH // 10) + "█" * (WIDTH * 3 // 10)
