@@ -15,12 +15,12 @@ KEEPALIVE = (
 
 
 def connect(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
-    """An insecure channel with its own connection; it connects with the first call."""
+    """An insecure channel with its own connection; it connects with the first call. The receiver limits messages."""
     return grpc.aio.insecure_channel(
         address,
         options=(
             *KEEPALIVE,
-            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),

@@ -11,6 +11,9 @@ from paceline.telemetry.spans import SpanRecord, Tracer
 from paceline.v1 import diagnostics_pb2 as pb
 from paceline.v1 import diagnostics_pb2_grpc
 
+MAX_SPANS = 10_000
+"""Newest spans of a trace in one answer, so that it stays below 4 MiB."""
+
 
 class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
     """Served by every process."""
@@ -25,7 +28,8 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         trace_id = request.trace_id or self._tracer.trace_of(request.request_id)
         if not trace_id:
             raise NotFound(f"No trace of request {request.request_id!r} here; ask the coordinator, soon after it ran.")
-        return pb.ReadSpansResponse(spans=[span_to_pb(record) for record in self._tracer.read(trace_id)])
+        records = self._tracer.read(trace_id)[-MAX_SPANS:]
+        return pb.ReadSpansResponse(spans=[span_to_pb(record) for record in records])
 
 
 def span_to_pb(record: SpanRecord) -> pb.Span:

@@ -6,9 +6,11 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from paceline.core.errors import PacelineError, Unavailable, from_code
+from paceline.core.errors import PacelineError, ResourceExhausted, Unavailable, from_code
 
 _DETAILS = "grpc-status-details-bin"
+_MAX_TEXT = 400
+"""Characters of a message at most: it travels twice in the trailers, of which gRPC takes 8 KiB."""
 
 
 def status_of(error: PacelineError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
@@ -18,8 +20,10 @@ def status_of(error: PacelineError) -> tuple[grpc.StatusCode, str, tuple[tuple[s
     )
     detail = any_pb2.Any()
     detail.Pack(info)
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error), details=[detail])
-    return grpc.StatusCode[error.code], str(error), ((_DETAILS, status.SerializeToString()),)
+    text = str(error)
+    text = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=text, details=[detail])
+    return grpc.StatusCode[error.code], text, ((_DETAILS, status.SerializeToString()),)
 
 
 def from_rpc(error: grpc.aio.AioRpcError, address: str) -> PacelineError:
@@ -27,6 +31,8 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> PacelineError:
     code, message = error.code().name, error.details() or ""
     if code == "UNAVAILABLE" and _is_transport(error):
         return Unavailable(f"Can't reach {address}: {message or 'the connection was lost'}. Is it running?")
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in message:
+        return ResourceExhausted(f"{address}: {message}. Send less at once, or raise server.max_message_bytes there.")
     return from_code(code, message or f"{address} answered {code}.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Generic, TypeVar
 
 from paceline.core.errors import Unavailable
@@ -35,9 +35,14 @@ class MemoryLink(Generic[InfoT, CommandT, EventT]):
         self._outbox.put(command)
 
     async def events(self) -> AsyncIterator[Sequence[EventT]]:
-        """Batches until the runtime ends."""
-        async for batch in self._runtime.attach(self._outbox.batches()):
-            yield batch
+        """Batches until either side ends the stream; the runtime is told when the reader goes."""
+        batches = self._runtime.attach(self._outbox.batches())
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            if isinstance(batches, AsyncGenerator):
+                await batches.aclose()
 
     async def close(self) -> None:
         """End the stream."""

@@ -70,7 +70,7 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
         options=(
             *KEEPALIVE,
             ("grpc.so_reuseport", 0),  # two servers on one port must fail, not share it
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.max_concurrent_streams", settings.max_streams),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -80,7 +80,7 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
 
 def _bind(server: grpc.aio.Server, listen: str) -> str:
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or int(port) > 65_535:
         raise InvalidRequest(f"server.listen: {listen!r} is not host:port, such as 127.0.0.1:50051.")
     try:
         bound = server.add_insecure_port(listen)
@@ -114,5 +114,8 @@ def announce(role: str, running: Running, settings: ServerSettings, metrics: str
         return
     path = Path(settings.ready_file)
     part = path.with_suffix(".part")
-    part.write_text(line + "\n", "utf-8")
-    part.replace(path)
+    try:
+        part.write_text(line + "\n", "utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InvalidRequest(f"server.ready_file: can't write {path}: {error.strerror}.") from error
