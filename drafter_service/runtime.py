@@ -7,14 +7,15 @@ handled like any late draft: what still agrees is kept.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from paceline.core.errors import Conflict, Mismatch, PacelineError, ResourceExhausted, Unavailable
+from paceline.core.errors import Conflict, Internal, Mismatch, PacelineError, ResourceExhausted, Unavailable
 from paceline.core.ports import Clock, Drafter
 from paceline.core.types import (
     Close,
@@ -35,6 +36,8 @@ from paceline.telemetry.spans import Tracer
 from paceline.wire.exchange import exchange
 from paceline.wire.outbox import Outbox
 
+_log = logging.getLogger(__name__)
+
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
@@ -53,7 +56,15 @@ class _Seat:
 class DrafterRuntime:
     """``core.ports.Runtime`` of a drafter; ``run`` must be running for sessions to get drafts."""
 
-    def __init__(self, drafter: Drafter, clock: Clock, *, tracer: Tracer, metrics: DrafterMetrics) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        clock: Clock,
+        *,
+        tracer: Tracer,
+        metrics: DrafterMetrics,
+        worker: Executor | None = None,
+    ) -> None:
         self._drafter = drafter
         self._clock = clock
         self._tracer = tracer
@@ -63,7 +74,7 @@ class DrafterRuntime:
         self._closing: list[str] = []
         self._outboxes: set[Outbox[DrafterEvent]] = set()
         self._wake = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="drafter")
         self._token_s = 0.0
         self._draining: str | None = None
 
@@ -71,6 +82,11 @@ class DrafterRuntime:
     def info(self) -> DrafterInfo:
         """What it is."""
         return self._drafter.info
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions that are open or about to be."""
+        return len(self._seats)
 
     async def attach(self, commands: AsyncIterator[Sequence[DrafterCommand]]) -> AsyncGenerator[Sequence[DrafterEvent]]:
         """Serve one coordinator until its commands end; its sessions are closed with it."""
@@ -84,14 +100,21 @@ class DrafterRuntime:
                     yield batch
         finally:
             self._outboxes.discard(outbox)
-            for session in [one for one, seat in self._seats.items() if seat.outbox is outbox]:
-                self._leave(session)
+            for seat in [one for one in self._seats.values() if one.outbox is outbox]:
+                self._leave(seat)
 
     def drain(self, reason: str) -> None:
         """Take no new sessions from now on."""
         self._draining = reason
         for outbox in self._outboxes:
             outbox.put(Drain(reason))
+
+    def cut(self) -> None:
+        """Refuse everybody who is left, so that their sessions look for another drafter at once."""
+        if self._draining is None:
+            self.drain("ended")
+        for seat in tuple(self._seats.values()):
+            self._refuse(seat, Unavailable("This drafter has ended; open the session on another one."))
 
     def _handle(self, command: DrafterCommand, outbox: Outbox[DrafterEvent]) -> None:
         if isinstance(command, SessionSpec):
@@ -105,10 +128,13 @@ class DrafterRuntime:
         elif isinstance(command, Credit):
             seat.state.grant(command)
         elif isinstance(command, Close):
-            self._leave(command.session)
+            self._leave(seat)
         self._wake.set()
 
     def _admit(self, spec: SessionSpec, outbox: Outbox[DrafterEvent]) -> None:
+        former = self._seats.get(spec.session)
+        if former is not None and former.outbox is not outbox:
+            self._leave(former)  # its peer lost that stream sooner than we did, and opens the session again
         try:
             self._check(spec)
             seat = _Seat(DraftingSession(spec, max_window=self.info.max_window), outbox)
@@ -142,16 +168,16 @@ class DrafterRuntime:
 
     def _refuse(self, seat: _Seat, error: PacelineError) -> None:
         seat.outbox.put(Refused(seat.state.session, error.code, str(error), error.retryable))
-        self._leave(seat.state.session)
+        self._leave(seat)
 
-    def _leave(self, session: str) -> None:
-        seat = self._seats.pop(session, None)
-        if seat is None:
+    def _leave(self, seat: _Seat) -> None:
+        if self._seats.get(seat.state.session) is not seat:
             return
+        del self._seats[seat.state.session]
         if seat in self._opening:
             self._opening.remove(seat)
         else:
-            self._closing.append(session)
+            self._closing.append(seat.state.session)
         self._metrics.sessions.set(len(self._seats))
         self._wake.set()
 
@@ -160,13 +186,14 @@ class DrafterRuntime:
         try:
             while True:
                 await self._settle()
-                jobs = [job for seat in self._seats.values() if (job := seat.state.job(self._chunk))]
+                jobs = [(seat, job) for seat in self._seats.values() if (job := seat.state.job(self._chunk))]
                 if jobs:
                     await self._draft(jobs)
                 else:
                     self._wake.clear()
                     await self._wake.wait()
         finally:
+            self.cut()
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -195,11 +222,15 @@ class DrafterRuntime:
                 errors.append(None)
             except PacelineError as error:
                 errors.append(error)
+            except Exception:
+                _log.exception("open failed", extra={"session": spec.session})
+                self._drafter.close(spec.session)
+                errors.append(Internal("This drafter failed to open the session; its log says why."))
         return errors
 
-    async def _draft(self, jobs: Sequence[DraftJob]) -> None:
+    async def _draft(self, jobs: Sequence[tuple[_Seat, DraftJob]]) -> None:
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
-        guesses = await self._in_worker(self._drafter.extend, jobs)
+        guesses = await self._in_worker(self._drafter.extend, [job for _, job in jobs])
         seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
         longest = max(len(guess.token_ids) for guess in guesses)
         if longest:
@@ -207,9 +238,8 @@ class DrafterRuntime:
             self._token_s = token_s if self._token_s == 0.0 else self._token_s + 0.2 * (token_s - self._token_s)
         self._metrics.draft_seconds.observe(seconds)
         self._metrics.drafted_tokens.inc(sum(len(guess.token_ids) for guess in guesses))
-        for job, guess in zip(jobs, guesses, strict=True):
-            seat = self._seats.get(job.session)
-            if seat is None:
+        for (seat, job), guess in zip(jobs, guesses, strict=True):
+            if self._seats.get(job.session) is not seat:
                 continue  # closed while the worker computed
             draft = seat.state.extend(job, guess)
             if draft is not None:

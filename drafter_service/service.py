@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 
 from drafter_service.runtime import DrafterRuntime
+from paceline.telemetry.spans import Tracer
+from paceline.v1 import diagnostics_pb2_grpc, drafter_pb2_grpc
 from paceline.v1 import drafter_pb2 as pb
-from paceline.v1 import drafter_pb2_grpc
 from paceline.wire import codec, frames
+from paceline.wire.diagnostics import DiagnosticsServicer
+
+SERVICE = "paceline.v1.DrafterService"
 
 
 class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
@@ -34,3 +38,13 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
     ) -> pb.DescribeDrafterResponse:
         """What is served."""
         return codec.drafter_info_to_pb(self._runtime.info)
+
+
+def register(runtime: DrafterRuntime, tracer: Tracer) -> Callable[[grpc.aio.Server], None]:
+    """Puts the service and its diagnostics on a server."""
+
+    def on(server: grpc.aio.Server) -> None:
+        drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime), server)
+        diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(tracer), server)
+
+    return on

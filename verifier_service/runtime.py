@@ -16,6 +16,7 @@ from paceline.config.settings import VerifierSettings
 from paceline.core.errors import (
     Conflict,
     DeadlineExceeded,
+    Internal,
     Mismatch,
     PacelineError,
     ResourceExhausted,
@@ -103,6 +104,11 @@ class VerifierRuntime:
         """What is served."""
         return self._backend.info
 
+    @property
+    def num_sessions(self) -> int:
+        """Sessions that are open or about to be."""
+        return len(self._seats)
+
     async def attach(
         self, commands: AsyncIterator[Sequence[VerifierCommand]]
     ) -> AsyncGenerator[Sequence[VerifierEvent]]:
@@ -117,8 +123,8 @@ class VerifierRuntime:
                     yield batch
         finally:
             self._outboxes.discard(outbox)
-            for session in [one for one, seat in self._seats.items() if seat.outbox is outbox]:
-                self._leave(session)
+            for seat in [one for one in self._seats.values() if one.outbox is outbox]:
+                self._leave(seat)
 
     def drain(self, reason: str) -> None:
         """Take no new sessions from now on."""
@@ -129,6 +135,13 @@ class VerifierRuntime:
     async def wait_idle(self) -> None:
         """Return when no session is left."""
         await self._idle.wait()
+
+    def cut(self) -> None:
+        """Refuse everybody who is left, so that their sessions go on elsewhere at once."""
+        if self._draining is None:
+            self.drain("ended")
+        for seat in tuple(self._seats.values()):
+            self._refuse(seat, Unavailable("This verifier has ended; open the session on another one."))
 
     def _handle(self, command: VerifierCommand, outbox: Outbox[VerifierEvent]) -> None:
         if isinstance(command, SessionSpec):
@@ -142,10 +155,13 @@ class VerifierRuntime:
         elif isinstance(command, Credit):
             seat.state.grant(command)
         elif isinstance(command, Close):
-            self._leave(command.session)
+            self._leave(seat)
         self._wake.set()
 
     def _admit(self, spec: SessionSpec, outbox: Outbox[VerifierEvent]) -> None:
+        former = self._seats.get(spec.session)
+        if former is not None and former.outbox is not outbox:
+            self._leave(former)  # its peer lost that stream sooner than we did, and opens the session again
         try:
             self._check(spec)
             state = VerifierSession(spec, max_context=self.info.max_context, vocab_size=self.info.vocab_size)
@@ -186,12 +202,12 @@ class VerifierRuntime:
         if useful or draft.base == seat.state.position:
             seat.state.arrivals.came(self._clock.monotonic(), bool(useful))
 
-    def _leave(self, session: str) -> None:
-        seat = self._seats.pop(session, None)
-        if seat is None:
+    def _leave(self, seat: _Seat) -> None:
+        if self._seats.get(seat.state.session) is not seat:
             return
+        del self._seats[seat.state.session]
         if seat.is_open:
-            self._backlog.closing.append(session)
+            self._backlog.closing.append(seat.state.session)
         elif seat in self._backlog.opening:
             self._backlog.opening.remove(seat)
         self._metrics.sessions.set(len(self._seats))
@@ -201,18 +217,32 @@ class VerifierRuntime:
 
     def _refuse(self, seat: _Seat, error: PacelineError) -> None:
         seat.outbox.put(_refusal(seat.state.session, error))
-        self._leave(seat.state.session)
+        self._leave(seat)
 
     async def run(self) -> None:
-        """Step for ever. A failing back end ends the process: its memory is not to be trusted any more."""
-        while True:
-            self._settle()
-            ready = [seat.state for seat in self._seats.values() if seat.state.is_ready]
-            if not ready:
-                self._wake.clear()
+        """Step for ever. A failing step ends the process: the back end's memory is not to be trusted any more."""
+        try:
+            while True:
+                self._settle()
+                ready = [seat.state for seat in self._seats.values() if seat.state.is_ready]
+                if not ready:
+                    await self._rest()
+                elif not await self._waited(ready):
+                    await self._step(ready)
+        finally:
+            self.cut()
+
+    async def _rest(self) -> None:
+        """Until somebody says something, or a session that waits for credit runs out of time."""
+        self._wake.clear()
+        deadlines = [seat.deadline for seat in self._seats.values() if seat.deadline is not None]
+        # Timers fire a hair early or late: less than a millisecond is not waited for again and again.
+        patience = max(min(deadlines) - self._clock.monotonic(), 0.001) if deadlines else None
+        try:
+            async with asyncio.timeout(patience):
                 await self._wake.wait()
-            elif not await self._waited(ready):
-                await self._step(ready)
+        except TimeoutError:
+            return
 
     def _settle(self) -> None:
         """Between steps: close, open, and let go of whom nobody waits for any more."""
@@ -221,14 +251,22 @@ class VerifierRuntime:
         self._backlog.closing.clear()
         opening, self._backlog.opening = self._backlog.opening, []
         for seat in opening:
-            try:
-                self._backend.open(seat.state.spec)
-                seat.is_open = True
-            except PacelineError as error:
-                self._refuse(seat, error)
+            self._open(seat)
         now = self._clock.monotonic()
-        for seat in [one for one in self._seats.values() if one.deadline is not None and one.deadline < now]:
+        for seat in [one for one in self._seats.values() if one.deadline is not None and one.deadline <= now]:
             self._refuse(seat, DeadlineExceeded("The request's time is over; ask for less or allow more time."))
+
+    def _open(self, seat: _Seat) -> None:
+        """A session that can't be opened costs nobody else anything."""
+        try:
+            self._backend.open(seat.state.spec)
+            seat.is_open = True
+        except PacelineError as error:
+            self._refuse(seat, error)
+        except Exception:
+            _log.exception("open failed", extra={"session": seat.state.session})
+            self._backend.close(seat.state.session)
+            self._refuse(seat, Internal("This verifier failed to open the session; its log says why."))
 
     async def _waited(self, ready: Sequence[VerifierSession]) -> bool:
         """Whether time went by for drafts that pay, so that everything must be looked at again."""
@@ -275,7 +313,7 @@ class VerifierRuntime:
             seat.outbox.put(commit)
             self._expect_draft(state, item, len(commit.token_ids), now)
             if commit.finish is not None:
-                self._leave(state.session)
+                self._leave(seat)
 
     def _expect_draft(self, state: VerifierSession, item: StepItem, num_tokens: int, now: float) -> None:
         if item.num_draft:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 
+from paceline.telemetry.spans import Tracer
+from paceline.v1 import diagnostics_pb2_grpc, verifier_pb2_grpc
 from paceline.v1 import verifier_pb2 as pb
-from paceline.v1 import verifier_pb2_grpc
 from paceline.wire import codec, frames
+from paceline.wire.diagnostics import DiagnosticsServicer
 from verifier_service.runtime import VerifierRuntime
+
+SERVICE = "paceline.v1.VerifierService"
 
 
 class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
@@ -34,3 +38,13 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
     ) -> pb.DescribeVerifierResponse:
         """What is served."""
         return codec.verifier_info_to_pb(self._runtime.info)
+
+
+def register(runtime: VerifierRuntime, tracer: Tracer) -> Callable[[grpc.aio.Server], None]:
+    """Puts the service and its diagnostics on a server."""
+
+    def on(server: grpc.aio.Server) -> None:
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(VerifierServicer(runtime), server)
+        diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(tracer), server)
+
+    return on
