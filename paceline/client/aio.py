@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from paceline.core.errors import Internal, PacelineError
+from paceline.core.errors import Cancelled, Internal, PacelineError
 from paceline.core.requests import Chunk, CoordinatorInfo, Finished, GenerateEvent, GenerateRequest, Started
 from paceline.core.types import Tokens
 from paceline.telemetry.spans import SpanRecord
@@ -37,6 +39,23 @@ class Completion:
     finished: Finished
 
 
+async def collect(events: AsyncGenerator[GenerateEvent]) -> Completion:
+    """The events of one request as a whole."""
+    started: Started | None = None
+    text = ""
+    tokens: list[int] = []
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Started):
+                started = event
+            elif isinstance(event, Chunk):
+                text += event.text
+                tokens += event.token_ids
+            elif started is not None:
+                return Completion(started, text, tuple(tokens), event)
+    raise Internal("The stream ended without a final event; see the coordinator's log.")
+
+
 class Client:
     """One connection to one coordinator; errors are ``PacelineError`` with a code."""
 
@@ -55,45 +74,42 @@ class Client:
         """Release the connection; running requests are cancelled."""
         await self._channel.close()
 
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        """A closed channel cancels its calls, which looks as if the task that waits for them had been cancelled."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.address) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Cancelled(f"The connection to {self.address} was closed here; open a new client.") from error
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Started, any number of Chunks, Finished. Leaving the loop cancels the request."""
         call = self._stub.Generate(codec.generate_request_to_pb(request), timeout=request.deadline_s or None)
         try:
-            async for message in call:
-                yield codec.event_from_pb(message)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
+            with self._our_errors():
+                async for message in call:
+                    yield codec.event_from_pb(message)
         finally:
             call.cancel()
 
     async def complete(self, request: GenerateRequest) -> Completion:
         """The whole answer at once."""
-        started: Started | None = None
-        text = ""
-        tokens: list[int] = []
-        async for event in self.generate(request):
-            if isinstance(event, Started):
-                started = event
-            elif isinstance(event, Chunk):
-                text += event.text
-                tokens += event.token_ids
-            elif started is not None:
-                return Completion(started, text, tuple(tokens), event)
-        raise Internal("The stream ended without a final event; see the coordinator's log.")
+        return await collect(self.generate(request))
 
     async def cancel(self, request_id: str) -> bool:
         """False when it had already ended."""
-        try:
+        with self._our_errors():
             return bool((await self._stub.Cancel(pb.CancelRequest(request_id=request_id))).cancelled)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
 
     async def describe(self) -> CoordinatorInfo:
         """Pools, store and limits."""
-        try:
+        with self._our_errors():
             return codec.describe_from_pb(await self._stub.Describe(pb.DescribeRequest(), timeout=5))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
 
     async def is_serving(self, timeout_s: float = 1.0) -> bool:
         """Whether the coordinator takes requests now."""

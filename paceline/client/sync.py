@@ -17,6 +17,7 @@ class Client:
     def __init__(self, address: str) -> None:
         self._runner = asyncio.Runner()
         self._client = self._runner.run(_connect(address))
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -26,6 +27,7 @@ class Client:
 
     def close(self) -> None:
         """Release the connection."""
+        self._is_closed = True
         self._runner.run(self._client.close())
         self._runner.close()
 
@@ -36,7 +38,8 @@ class Client:
             while (event := self._runner.run(_next(events))) is not None:
                 yield event
         finally:
-            self._runner.run(events.aclose())
+            if not self._is_closed:
+                self._runner.run(events.aclose())
 
     def complete(self, request: GenerateRequest) -> Completion:
         """The whole answer at once."""
