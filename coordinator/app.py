@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import secrets
 
-import grpc
-
 from coordinator.pools import Pool, check_tokenizer
 from coordinator.runtime import CoordinatorRuntime, Identity
-from coordinator.service import CoordinatorServicer
+from coordinator.service import SERVICE, register
 from coordinator.session import Surroundings
 from paceline.config.settings import CoordinatorSettings
 from paceline.core.ports import SessionStore
@@ -17,15 +15,12 @@ from paceline.store import open_store
 from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import CoordinatorMetrics
+from paceline.telemetry.spans import Tracer
 from paceline.text.resolve import model_directory
 from paceline.text.tokenizer import Tokenizer
-from paceline.v1 import coordinator_pb2_grpc, diagnostics_pb2_grpc
-from paceline.wire.diagnostics import DiagnosticsServicer
 from paceline.wire.links import GrpcDrafterLink, GrpcVerifierLink
 from paceline.wire.server import announce, serve, until_signal
 from paceline.wire.tasks import running
-
-SERVICE = "paceline.v1.CoordinatorService"
 
 
 async def run(settings: CoordinatorSettings) -> None:
@@ -40,16 +35,15 @@ async def run(settings: CoordinatorSettings) -> None:
 
 
 async def _serve(settings: CoordinatorSettings, telemetry: setup.Telemetry, store: SessionStore) -> None:
-    around = _surroundings(settings, telemetry)
+    around = surroundings(settings, telemetry.tracer, CoordinatorMetrics(telemetry.registry))
     owner = f"coordinator-{secrets.token_hex(4)}"
     identity = Identity(owner, getattr(store, "address", settings.store), telemetry.metrics_address)
     runtime = CoordinatorRuntime(settings, around, store, identity)
 
-    def register(server: grpc.aio.Server) -> None:
-        coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(CoordinatorServicer(runtime), server)
-        diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(telemetry.tracer), server)
-
-    async with running(runtime.run(), until_signal()) as stopped, serve(settings.server, register, [SERVICE]) as up:
+    async with (
+        running(runtime.run(), until_signal()) as stopped,
+        serve(settings.server, register(runtime, telemetry.tracer), [SERVICE]) as up,
+    ):
         await runtime.wait_ready(unless=stopped)
         if stopped.is_set():
             return
@@ -60,7 +54,8 @@ async def _serve(settings: CoordinatorSettings, telemetry: setup.Telemetry, stor
         await runtime.drain(settings.server.grace_s)
 
 
-def _surroundings(settings: CoordinatorSettings, telemetry: setup.Telemetry) -> Surroundings:
+def surroundings(settings: CoordinatorSettings, tracer: Tracer, metrics: CoordinatorMetrics) -> Surroundings:
+    """What the settings name: pools over gRPC, and the tokenizer. Raises for what is not there or no address."""
     clock = SystemClock()
     tokenizer = Tokenizer.load(model_directory(settings.tokenizer)) if settings.tokenizer else None
     ours = tokenizer.digest if tokenizer else ""
@@ -76,8 +71,8 @@ def _surroundings(settings: CoordinatorSettings, telemetry: setup.Telemetry) -> 
         drafters=Pool(check_addresses("drafters", settings.drafters), GrpcDrafterLink, clock, longest_pause_s=pause),
         tokenizer=tokenizer,
         clock=clock,
-        tracer=telemetry.tracer,
-        metrics=CoordinatorMetrics(telemetry.registry),
+        tracer=tracer,
+        metrics=metrics,
         window=settings.window,
         commit_credit=settings.commit_credit,
     )

@@ -46,20 +46,21 @@ class Outlet:
 
     async def take(self) -> GenerateEvent:
         """The next event; raises the error that ended the request."""
-        await self._ready.wait()
-        if self._started is not None:
-            event, self._started = self._started, None
-            return event
-        if self._tokens or self._text:
-            chunk = Chunk(self._start, tuple(self._tokens), self._text)
-            self._start += len(self._tokens)
-            self._tokens, self._text = [], ""
-            if self._last is None:
-                self._ready.clear()
-            return chunk
-        if isinstance(self._last, Finished):
-            return self._last
-        if self._last is not None:
-            raise self._last
-        self._ready.clear()
-        return await self.take()
+        while True:
+            await self._ready.wait()
+            if self._started is not None:
+                event, self._started = self._started, None
+                return event
+            if self._tokens or self._text:
+                return self._chunk()
+            if isinstance(self._last, Finished):
+                return self._last
+            if self._last is not None:
+                raise self._last
+            self._ready.clear()
+
+    def _chunk(self) -> Chunk:
+        chunk = Chunk(self._start, tuple(self._tokens), self._text)
+        self._start += len(self._tokens)
+        self._tokens, self._text = [], ""
+        return chunk

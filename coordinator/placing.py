@@ -13,6 +13,10 @@ from paceline.speculation.routing import Candidate, pick
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+SHORTEST_WAIT_S = 0.001
+"""Timers fire a hair early or late: less than this is not waited for again and again."""
+MOST_DOUBLINGS = 10
+"""Of the pause: after that it is the longest one for good."""
 
 
 class Place(Generic[InfoT, CommandT, EventT]):
@@ -61,9 +65,9 @@ class Place(Generic[InfoT, CommandT, EventT]):
             self.member = None
 
     def shun(self) -> None:
-        """Detach from the member and leave it alone, twice as long after every refusal."""
+        """Detach from the member, which has ended the session; leave it alone, twice as long after every refusal."""
         if self.member is not None:
-            pause = min(FIRST_PAUSE_S * 2**self._num_refusals, LONGEST_PAUSE_S)
+            pause = min(FIRST_PAUSE_S * 2 ** min(self._num_refusals, MOST_DOUBLINGS), LONGEST_PAUSE_S)
             self._not_before[self.member.address] = self._clock.monotonic() + pause
             self._num_refusals += 1
             self.member.detach(self._session)
@@ -73,7 +77,7 @@ class Place(Generic[InfoT, CommandT, EventT]):
     def retry_in_s(self) -> float | None:
         """Until the first shunned member may be asked again; None when nobody is shunned."""
         now = self._clock.monotonic()
-        waits = [until - now for until in self._not_before.values() if until > now]
+        waits = [max(until - now, SHORTEST_WAIT_S) for until in self._not_before.values() if until > now]
         return min(waits, default=None)
 
     def on_event(self, event: EventT) -> None:

@@ -51,6 +51,7 @@ class Member(Generic[InfoT, CommandT, EventT]):
         self._link: Link[InfoT, CommandT, EventT] | None = None
         self._handlers: dict[str, SessionHandler[EventT]] = {}
         self._is_draining = False
+        self._stay: asyncio.Timeout | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -69,6 +70,13 @@ class Member(Generic[InfoT, CommandT, EventT]):
     def detach(self, session: str) -> None:
         """Late events of ``session`` are dropped from now on."""
         self._handlers.pop(session, None)
+        self._part()
+
+    def _part(self) -> None:
+        """A member that drains waits for its last session to end, and then for us to go."""
+        if self._is_draining and not self._handlers and self._stay is not None:
+            self._stay.reschedule(0)
+            self._stay = None
 
     def send(self, command: CommandT) -> None:
         """Queue without waiting; dropped when the member is down, whose sessions are told by ``on_lost``."""
@@ -93,7 +101,7 @@ class Member(Generic[InfoT, CommandT, EventT]):
             pause = min(2 * pause, self._pool.longest_pause_s)
 
     async def _serve(self) -> bool:
-        """One connection's life; true when the stream had been open."""
+        """One connection's life; true when the member may be back at once."""
         link = self._pool.connect(self.address)
         try:
             async with asyncio.timeout(DESCRIBE_S):
@@ -103,19 +111,28 @@ class Member(Generic[InfoT, CommandT, EventT]):
             await self._listen(link)
         finally:
             await link.close()
-        return True
+        return not self._is_draining
 
     async def _listen(self, link: Link[InfoT, CommandT, EventT]) -> None:
-        events = link.events()
         self._link, self._is_draining, self.detail = link, False, ""
         self._pool.changed()
         error: PacelineError = Unavailable(f"{self.address} ended its stream.")
         try:
-            async for batch in events:
-                self._dispatch(batch)
+            async with asyncio.timeout(None) as self._stay:
+                async for batch in link.events():
+                    self._dispatch(batch)
+        except TimeoutError:
+            error = Unavailable(self.detail)
         except PacelineError as lost:
             error = lost
+        except asyncio.CancelledError:
+            # gRPC also cancels a call of ours that it could not encode; only a wish of our owner ends this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = Unavailable(f"The stream to {self.address} broke on this side; see the log.")
         finally:
+            self._stay = None
             self._lose(error)
 
     def _dispatch(self, batch: Sequence[EventT]) -> None:
@@ -123,6 +140,7 @@ class Member(Generic[InfoT, CommandT, EventT]):
             if isinstance(event, Drain):
                 self._is_draining, self.detail = True, f"{self.address} is draining: {event.reason or 'no reason'}."
                 self._pool.changed()
+                self._part()
                 continue
             handler = self._handlers.get(getattr(event, "session", ""))
             if handler is not None:
@@ -201,9 +219,25 @@ def check_tokenizer(ours: str, info: VerifierInfo) -> None:
 
 def can_draft(drafter: DrafterInfo, verifier: VerifierInfo) -> bool:
     """The drafter's ids mean the same to the verifier, and it needs nothing that the verifier doesn't send."""
-    both_named = drafter.tokenizer_digest and verifier.tokenizer_digest
-    if both_named and drafter.tokenizer_digest != verifier.tokenizer_digest:
-        return False
-    if drafter.needs.same_tokenizer and drafter.tokenizer_digest != verifier.tokenizer_digest:
-        return False
-    return drafter.vocab_size <= verifier.vocab_size and not drafter.needs.hidden_states
+    return not misfit(drafter, verifier)
+
+
+def misfit(drafter: DrafterInfo, verifier: VerifierInfo) -> str:
+    """Why the drafter can't draft for the verifier, and what to do about it; empty when it can."""
+    theirs, needed = drafter.tokenizer_digest, verifier.tokenizer_digest
+    if theirs != needed and (drafter.needs.same_tokenizer or (theirs and needed)):
+        return (
+            f"Drafter {drafter.name} has tokenizer {theirs[:12] or 'unknown'}, verifier {verifier.name} "
+            f"{needed[:12] or 'unknown'}; use a drafter with the target's tokenizer."
+        )
+    if drafter.vocab_size > verifier.vocab_size:
+        return (
+            f"Drafter {drafter.name} has a vocabulary of {drafter.vocab_size} tokens, verifier {verifier.name} one of "
+            f"{verifier.vocab_size}; use a drafter with the target's vocabulary."
+        )
+    if drafter.needs.hidden_states:
+        return (
+            f"Drafter {drafter.name} needs hidden states, which verifier {verifier.name} does not send; "
+            "use a drafter that works on token ids."
+        )
+    return ""

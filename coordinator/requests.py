@@ -25,6 +25,8 @@ MAX_STOP_CHARACTERS = 256
 """Held back at most while a stop string may be beginning."""
 MAX_STOP_IDS = 128
 MAX_DRAFT = 64
+MAX_TOKENS = MAX_TOP_K = 2**32 - 1
+"""What a message can carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def admit(
         raise InvalidRequest(f"seed: {seed} is not an unsigned 64-bit number.")
     sampling = replace(request.sampling, seed=seed)
     validate(sampling, verifier.vocab_size)
+    if sampling.top_k > MAX_TOP_K:
+        raise InvalidRequest(f"top_k: {sampling.top_k} is more than {MAX_TOP_K}; use 0 to keep all tokens.")
     prompt = _prompt(request, tokenizer)
     parent = request.trace if request.trace.trace_id else new_trace()
     _check_prompt(prompt, verifier)
@@ -129,6 +133,8 @@ def _stop_rules(request: GenerateRequest, settings: CoordinatorSettings, verifie
     max_tokens = settings.max_tokens if request.max_tokens is None else request.max_tokens
     if max_tokens < 1:
         raise InvalidRequest(f"max_tokens: {max_tokens} is too few; ask for at least 1.")
+    if max_tokens > MAX_TOKENS:
+        raise InvalidRequest(f"max_tokens: {max_tokens} is more than {MAX_TOKENS}; ask for less.")
     if len(request.stop_token_ids) > MAX_STOP_IDS:
         raise InvalidRequest(f"stop_token_ids: {len(request.stop_token_ids)} ids are more than {MAX_STOP_IDS}.")
     _check_ids("stop_token_ids", request.stop_token_ids, verifier)

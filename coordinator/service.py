@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 
 from coordinator.runtime import CoordinatorRuntime
+from paceline.telemetry.spans import Tracer
 from paceline.v1 import coordinator_pb2 as pb
-from paceline.v1 import coordinator_pb2_grpc
+from paceline.v1 import coordinator_pb2_grpc, diagnostics_pb2_grpc
 from paceline.wire import coordinator_codec as codec
+from paceline.wire.diagnostics import DiagnosticsServicer
+
+SERVICE = "paceline.v1.CoordinatorService"
+HOP_S = 0.005
+"""Our last word travels this long: it has to be there before the client's own deadline cuts the call."""
 
 
 class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
@@ -24,7 +30,8 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         """One continuation."""
-        wanted = codec.generate_request_from_pb(request, context.time_remaining() or 0.0)
+        left = context.time_remaining()
+        wanted = codec.generate_request_from_pb(request, 0.0 if left is None else max(left - HOP_S, HOP_S))
         async with aclosing(self._runtime.generate(wanted)) as events:
             async for event in events:
                 yield codec.event_to_pb(event)
@@ -38,3 +45,13 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
     ) -> pb.DescribeResponse:
         """Pools, store and limits."""
         return codec.describe_to_pb(self._runtime.describe())
+
+
+def register(runtime: CoordinatorRuntime, tracer: Tracer) -> Callable[[grpc.aio.Server], None]:
+    """Puts the service and its diagnostics on a server."""
+
+    def on(server: grpc.aio.Server) -> None:
+        coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(CoordinatorServicer(runtime), server)
+        diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(tracer), server)
+
+    return on

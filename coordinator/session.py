@@ -19,12 +19,8 @@ from coordinator.output import OutputText, Piece
 from coordinator.placing import Place
 from coordinator.pools import Pool, can_draft
 from coordinator.requests import Admitted
-from paceline.core.errors import (
-    DeadlineExceeded,
-    Internal,
-    PacelineError,
-    Unavailable,
-)
+from coordinator.tracing import record_request, record_wire
+from paceline.core.errors import DeadlineExceeded, Fenced, Internal, PacelineError, Unavailable
 from paceline.core.ports import Clock
 from paceline.core.requests import Finished, Started, Usage
 from paceline.core.types import (
@@ -44,13 +40,15 @@ from paceline.core.types import (
 )
 from paceline.telemetry.metrics import CoordinatorMetrics
 from paceline.telemetry.names import Attribute, Span
-from paceline.telemetry.spans import AttributeValue, Tracer, step_context
+from paceline.telemetry.spans import Tracer
 from paceline.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
 ABORT_S = 1.0
 """Time to write the end of a failed session to the store."""
+
+SHUTTING_DOWN = "This coordinator is shutting down; send the request to another one."
 
 VerifierPool = Pool[VerifierInfo, VerifierCommand, VerifierEvent]
 DrafterPool = Pool[DrafterInfo, DrafterCommand, DrafterEvent]
@@ -81,13 +79,12 @@ class Surroundings:
 class Session:
     """From admission to the last event; ``run`` is its task, all else is called by callbacks and the reader."""
 
-    def __init__(self, admitted: Admitted, journal: Journal, around: Surroundings) -> None:
+    def __init__(self, admitted: Admitted, journal: Journal, around: Surroundings, arrived: float) -> None:
         self.outlet = Outlet()
-        self.ended = asyncio.Event()
         self._admitted = admitted
         self._journal = journal
         self._around = around
-        self._arrived = around.clock.monotonic()
+        self._arrived = arrived
         self._first_token: float | None = None
         self._text = OutputText(around.tokenizer, admitted.stop_strings)
         self._meter = SpeculativeMeter(admitted.max_draft)
@@ -97,6 +94,7 @@ class Session:
         self._finish: FinishReason | None = None
         self._cancel_reason = ""
         self._error: PacelineError | None = None
+        self._setback = f"none with numerics id {admitted.verifier.numerics_id} is up"
         self._granted = 0
         self._verifier = Place(
             admitted.session,
@@ -119,14 +117,14 @@ class Session:
         around.verifiers.subscribe(self._wake.set)
         around.drafters.subscribe(self._wake.set)
         try:
-            async with asyncio.timeout(self._admitted.budget_s):
+            async with asyncio.timeout(self._left_s):
                 await self._run()
         except TimeoutError:
-            await self._abort(DeadlineExceeded(f"The request took longer than {self._admitted.budget_s:g} s."))
+            await self._abort(self._too_late())
         except PacelineError as error:
             await self._abort(error)
         except asyncio.CancelledError:
-            self.outlet.end(Unavailable("The coordinator is shutting down; send the request to another one."))
+            self.outlet.end(Unavailable(SHUTTING_DOWN))
             raise
         except Exception:
             _log.exception("session failed", extra={"session": self._admitted.session})
@@ -135,7 +133,6 @@ class Session:
             self._release()
             around.verifiers.unsubscribe(self._wake.set)
             around.drafters.unsubscribe(self._wake.set)
-            self.ended.set()
 
     async def _run(self) -> None:
         admitted, tracer = self._admitted, self._around.tracer
@@ -153,12 +150,12 @@ class Session:
         )
         while True:
             self._wake.clear()
-            if self._error is not None:
-                raise self._error
             if self._cancel_reason:
-                await self._journal.cancel(self._cancel_reason)
+                await self._tell_store(self._cancel_reason)
                 self._end(FinishReason.CANCELLED)
                 return
+            if self._error is not None:
+                raise self._error
             if self._finish is None:
                 self._place()
             if await self._write():
@@ -176,7 +173,7 @@ class Session:
 
     def _place(self) -> None:
         """Open the session wherever it is not open yet."""
-        admitted, around = self._admitted, self._around
+        admitted = self._admitted
         if self._verifier.member is None:
             pinned = admitted.verifier.numerics_id
             if self._verifier.take(lambda info: info.numerics_id == pinned):
@@ -186,11 +183,22 @@ class Session:
         wants_drafts = admitted.max_draft > 0 and self._drafter.member is None
         if wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)):
             self._drafter.send(self._spec())
-        around.metrics.sessions.set(sum(member.num_sessions for member in around.verifiers))
+
+    @property
+    def _left_s(self) -> float:
+        return self._admitted.budget_s - (self._around.clock.monotonic() - self._arrived)
+
+    def _too_late(self) -> DeadlineExceeded:
+        """Says what the request was waiting for in the end."""
+        late = f"The request took longer than {round(self._admitted.budget_s, 2):g} s"
+        if self._journal.is_waiting:
+            return DeadlineExceeded(f"{late}, lastly waiting for the session store; check that it is up.")
+        if self._finish is None and self._verifier.member is None:
+            return DeadlineExceeded(f"{late}, lastly without a verifier ({self._setback}); start one.")
+        return DeadlineExceeded(f"{late}; ask for less or allow more time.")
 
     def _spec(self) -> SessionSpec:
         admitted = self._admitted
-        left = admitted.budget_s - (self._around.clock.monotonic() - self._arrived)
         return SessionSpec(
             session=admitted.session,
             context=(*admitted.prompt, *self._output),
@@ -203,7 +211,7 @@ class Session:
             numerics_id=admitted.verifier.numerics_id,
             tokenizer_digest=admitted.verifier.tokenizer_digest,
             trace=admitted.trace,
-            deadline_s=max(left, 0.001),
+            deadline_s=max(self._left_s, 0.001),
         )
 
     async def _write(self) -> bool:
@@ -216,7 +224,8 @@ class Session:
         tokens = tuple(token for piece in pieces for token in piece.token_ids)
         finish = pieces[-1].finish
         with self._around.tracer.span(Span.STORE, waiting[0].step, {Attribute.TOKENS: len(tokens)}):
-            await self._journal.append(tokens, finish)
+            if not await self._journal.append(tokens, finish):
+                return False
         if self._first_token is None:
             self._first_token = self._around.clock.monotonic()
         self.outlet.put(tokens, "".join(piece.text for piece in pieces))
@@ -244,35 +253,41 @@ class Session:
             return False
         self._cancel_reason = reason
         self._release()
+        self._journal.abandon()
         self._wake.set()
         return True
+
+    def stop(self, error: PacelineError) -> None:
+        """The client gets ``error`` now, whatever the session is waiting for."""
+        self._error = self._error or error
+        self._journal.abandon()
+        self._wake.set()
 
     def _on_verifier_event(self, event: VerifierEvent) -> None:
         if not isinstance(event, Commit) or self._finish is not None or self._cancel_reason:
             return
         position = len(self._admitted.prompt) + len(self._output)
         if event.start != position:
-            # A late commit of a former opening; the one that we wait for starts where we are.
-            _log.warning("commit out of place", extra={"session": event.session, "start": event.start})
+            self._on_misplaced(event, position)
             return
         self._drafter.send(event)
         self._meter.step(event)
         piece = self._text.push(event.token_ids, event.finish)
         self._output += piece.token_ids
         self._finish = piece.finish
-        self._unwritten.append(_Unwritten(piece, self._record_wire(event)))
+        step = record_wire(self._around.tracer, self._around.clock, self._admitted, event)
+        self._unwritten.append(_Unwritten(piece, step))
         if piece.finish is not None:
             self._release()
         self._wake.set()
 
-    def _record_wire(self, commit: Commit) -> TraceContext:
-        """The way from the verifier's step to here; returns the step's own context."""
-        step = step_context(self._admitted.trace, commit.session, commit.start)
-        timings = commit.timings
-        end = timings.started_ns + int((timings.forward_s + timings.sample_s) * 1e9)
-        if timings.started_ns:
-            self._around.tracer.record(Span.WIRE, step, (end, max(end, self._around.clock.time_ns())))
-        return step
+    def _on_misplaced(self, commit: Commit, position: int) -> None:
+        """A late one repeats what we have; behind a gap nothing that follows can be used, so the session moves on."""
+        _log.warning("commit out of place", extra={"session": commit.session, "start": commit.start})
+        if commit.start > position:
+            self._verifier.send(Close(commit.session))
+            self._verifier.shun()
+            self._on_verifier_gone(Internal(f"a commit at {commit.start} instead of {position}"), is_retryable=True)
 
     def _on_drafter_event(self, event: DrafterEvent) -> None:
         if isinstance(event, Draft) and self._finish is None:
@@ -283,6 +298,7 @@ class Session:
             return
         _log.info("verifier gone", extra={"session": self._admitted.session, "reason": str(error)})
         self._around.metrics.fallbacks.labels("verifier").inc()
+        self._setback = str(error)
         if not is_retryable:
             self._error = error
         self._wake.set()
@@ -307,30 +323,29 @@ class Session:
         self._around.metrics.requests.labels(reason.value).inc()
         self._around.metrics.request_seconds.observe(finished.total_s)
         self._around.metrics.first_token_seconds.observe(finished.first_token_s)
-        self._record_request(reason)
+        self._record(reason)
         self.outlet.end(finished)
 
-    def _record_request(self, reason: FinishReason) -> None:
-        clock, admitted = self._around.clock, self._admitted
+    def _record(self, reason: FinishReason) -> None:
+        clock = self._around.clock
         end = clock.time_ns()
-        start = end - int((clock.monotonic() - self._arrived) * 1e9)
-        attributes: dict[str, AttributeValue] = {
-            Attribute.REQUEST_ID: admitted.request_id,
-            Attribute.SESSION: admitted.session,
-            Attribute.TOKENS: self._journal.num_tokens,
-            Attribute.FINISH: reason.value,
-        }
-        self._around.tracer.record(Span.REQUEST, admitted.parent, (start, end), attributes, context=admitted.trace)
+        times = (end - int((clock.monotonic() - self._arrived) * 1e9), end)
+        record_request(self._around.tracer, self._admitted, times, self._journal.num_tokens, reason)
 
     async def _abort(self, error: PacelineError) -> None:
         """The client gets ``error``; the store learns of the end when it can be told within a moment."""
         self._error = self._error or error
         self._release()
+        if not isinstance(error, Fenced):  # the record is somebody else's now
+            await self._tell_store(f"{error.code}: {error}")
+        self._around.metrics.requests.labels(FinishReason.ERROR.value).inc()
+        self._record(FinishReason.ERROR)
+        self.outlet.end(error)
+
+    async def _tell_store(self, reason: str) -> None:
+        """Make the record terminal, so that nobody takes the session up again; if that takes long, let it expire."""
         try:
             async with asyncio.timeout(ABORT_S):
-                await self._journal.cancel(f"{error.code}: {error}")
-        except (PacelineError, TimeoutError) as failure:
+                await self._journal.cancel(reason)
+        except Exception as failure:
             _log.warning("store not told", extra={"session": self._admitted.session, "reason": str(failure)})
-        self._around.metrics.requests.labels(FinishReason.ERROR.value).inc()
-        self._record_request(FinishReason.ERROR)
-        self.outlet.end(error)
