@@ -1,1 +1,1 @@
-"""Fakes of our ports and whole stacks in one process, for our tests and for users' own."""
+"""Fakes of our ports and whole stacks in one process, for our tests and for users' own; nothing else imports them."""

@@ -1,0 +1,170 @@
+"""The whole system in one event loop: the real coordinator, verifiers and drafters over links in memory.
+
+Members can be lost and come back; in a loop with virtual time, such as looptime's, time is exact. The default is the
+synthetic back end, whose text anybody can compute: see ``reference``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from coordinator.pools import Pool
+from coordinator.runtime import CoordinatorRuntime, Identity
+from coordinator.session import Surroundings
+from drafter_service.runtime import DrafterRuntime
+from paceline.client.aio import Completion, collect
+from paceline.config.settings import CoordinatorSettings, DrafterSettings, VerifierSettings
+from paceline.core import ports
+from paceline.core.ports import Clock, SessionStore, VerifierBackend
+from paceline.core.requests import GenerateEvent, GenerateRequest
+from paceline.drafters import create_drafter
+from paceline.store.memory import MemoryStore
+from paceline.telemetry.metrics import CoordinatorMetrics, DrafterMetrics, VerifierMetrics
+from paceline.telemetry.spans import Tracer
+from paceline.testing.clock import LoopClock
+from paceline.testing.parties import Drafter, MakeDrafter, MakeVerifier, Verifier
+from paceline.testing.reference import SYNTHETIC
+from paceline.testing.workers import InlineWorker
+from paceline.text.tokenizer import Tokenizer
+from paceline.verifiers import create_backend
+from verifier_service.runtime import VerifierRuntime
+
+VERIFIER = VerifierSettings(backend="synthetic", synthetic=SYNTHETIC)
+DRAFTER = DrafterSettings(drafter="synthetic", synthetic=SYNTHETIC)
+
+
+def verifier(
+    settings: VerifierSettings = VERIFIER,
+    make: Callable[[VerifierSettings, Clock], VerifierBackend] = create_backend,
+) -> MakeVerifier:
+    """A real verifier; ``make`` is called whenever it starts."""
+
+    def start(clock: Clock) -> VerifierRuntime:
+        tracer, metrics = Tracer("verifier", now_ns=clock.time_ns), VerifierMetrics(CollectorRegistry())
+        return VerifierRuntime(make(settings, clock), settings, clock, tracer=tracer, metrics=metrics)
+
+    return start
+
+
+def drafter(
+    settings: DrafterSettings = DRAFTER, make: Callable[[DrafterSettings], ports.Drafter] = create_drafter
+) -> MakeDrafter:
+    """A real drafter, which computes inside the event loop; ``make`` is called whenever it starts."""
+
+    def start(clock: Clock) -> DrafterRuntime:
+        tracer, metrics = Tracer("drafter", now_ns=clock.time_ns), DrafterMetrics(CollectorRegistry())
+        return DrafterRuntime(make(settings), clock, tracer=tracer, metrics=metrics, worker=InlineWorker())
+
+    return start
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSystem:
+    """A coordinator and its pools."""
+
+    coordinator: CoordinatorRuntime
+    verifiers: Sequence[Verifier]
+    drafters: Sequence[Drafter]
+    store: SessionStore
+    metrics: CollectorRegistry
+    """Of the coordinator."""
+    around: Surroundings
+
+    @property
+    def parties(self) -> list[Verifier | Drafter]:
+        """All members of both pools."""
+        return [*self.verifiers, *self.drafters]
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
+        """Started, any number of Chunks, Finished; leaving early cancels."""
+        return self.coordinator.generate(request)
+
+    async def complete(self, request: GenerateRequest) -> Completion:
+        """The whole answer at once."""
+        return await collect(self.generate(request))
+
+    async def wait_healthy(self, num_verifiers: int, num_drafters: int) -> None:
+        """Return once exactly so many of each take sessions, as the coordinator sees it."""
+        pools = (self.around.verifiers, self.around.drafters)
+        changed = asyncio.Event()
+        for pool in pools:
+            pool.subscribe(changed.set)
+        while [len(pool.healthy()) for pool in pools] != [num_verifiers, num_drafters]:
+            changed.clear()
+            await changed.wait()
+        for pool in pools:
+            pool.unsubscribe(changed.set)
+
+
+@asynccontextmanager
+async def local_system(
+    verifiers: Sequence[MakeVerifier] = (verifier(),),
+    drafters: Sequence[MakeDrafter] = (drafter(),),
+    *,
+    settings: CoordinatorSettings | None = None,
+    store: SessionStore | None = None,
+    tokenizer: Tokenizer | None = None,
+    clock: Clock | None = None,
+) -> AsyncIterator[LocalSystem]:
+    """Run a system for the length of the block; it begins when all members take sessions.
+
+    Addresses, store and tokenizer in ``settings`` count for nothing here. What a member or the coordinator died of is
+    raised in the end.
+
+    >>> async with local_system([verifier()] * 2) as system:
+    ...     completion = await system.complete(GenerateRequest((1, 2, 3), max_tokens=20))
+    """
+    clock = clock or LoopClock()
+    verifying = [Verifier(f"verifier-{index}", make, clock) for index, make in enumerate(verifiers)]
+    drafting = [Drafter(f"drafter-{index}", make, clock) for index, make in enumerate(drafters)]
+    system = _assemble(verifying, drafting, settings or CoordinatorSettings(), store or MemoryStore(), tokenizer, clock)
+    for party in system.parties:
+        party.start()
+    running = asyncio.create_task(system.coordinator.run(), name="coordinator")
+    try:
+        await system.wait_healthy(len(verifying), len(drafting))
+        yield system
+    finally:
+        await _end(system, running)
+
+
+def _assemble(
+    verifiers: Sequence[Verifier],
+    drafters: Sequence[Drafter],
+    settings: CoordinatorSettings,
+    store: SessionStore,
+    tokenizer: Tokenizer | None,
+    clock: Clock,
+) -> LocalSystem:
+    by_address = {party.address: party for party in verifiers}
+    drafting = {party.address: party for party in drafters}
+    metrics, pause = CollectorRegistry(), settings.health_interval_s
+    around = Surroundings(
+        verifiers=Pool([*by_address], lambda name: by_address[name].connect(), clock, longest_pause_s=pause),
+        drafters=Pool([*drafting], lambda name: drafting[name].connect(), clock, longest_pause_s=pause),
+        tokenizer=tokenizer,
+        clock=clock,
+        tracer=Tracer("coordinator", now_ns=clock.time_ns),
+        metrics=CoordinatorMetrics(metrics),
+        window=settings.window,
+        commit_credit=settings.commit_credit,
+    )
+    runtime = CoordinatorRuntime(settings, around, store, Identity("local", getattr(store, "address", ""), metrics=""))
+    return LocalSystem(runtime, verifiers, drafters, store, metrics, around)
+
+
+async def _end(system: LocalSystem, running: asyncio.Task[None]) -> None:
+    running.cancel()
+    await asyncio.wait((running,))
+    for party in system.parties:
+        await party.close()
+    failures: list[BaseException | None] = [party.failure for party in system.parties]
+    if not running.cancelled():
+        failures.append(running.exception())
+    for failure in filter(None, failures):
+        raise failure

@@ -1,0 +1,13 @@
+"""Waiting for what has no event of its own, such as what a peer does after a message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Return once ``holds``. Raises ``TimeoutError``."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
