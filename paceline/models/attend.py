@@ -45,8 +45,10 @@ class KeyValues:
         kv, d = shape
         if d % 8:
             raise Unsupported(f"Heads of {d} dimensions are not served: the attention kernel needs a multiple of 8.")
-        self.keys = torch.zeros(num_slots, kv, d, capacity, dtype=dtype)
-        self.values = torch.zeros(num_slots, kv, capacity, d, dtype=dtype)
+        # Not torch.zeros, which writes: the pages of slots that nobody uses would be taken all the same.
+        bits: type[np.uint16 | np.float32] = np.uint16 if dtype == torch.bfloat16 else np.float32
+        self.keys = torch.from_numpy(np.zeros((num_slots, kv, d, capacity), bits)).view(dtype)
+        self.values = torch.from_numpy(np.zeros((num_slots, kv, capacity, d), bits)).view(dtype)
         self.arrays = (as_array(self.keys), as_array(self.values))
 
 

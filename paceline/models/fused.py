@@ -1,8 +1,8 @@
 """A lean forward pass for the Llama family: few packed linears, row kernels, nothing allocated twice.
 
-Taken from the modules of a loaded ``transformers`` model when its layers have exactly the known parts; otherwise, or
-when its logits are not close to the stock model's, the generic forward serves. Twice as fast at few rows, where the
-time between linears counts.
+Taken from the modules of a loaded ``transformers`` model when its layers have exactly the known parts and none has a
+window; otherwise, or when its logits are not close to the stock model's, the generic forward serves. Twice as fast at
+few rows, where the time between linears counts.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import transformers
 
 from paceline.models.attend import Bits, KeyValues, as_array, attend
-from paceline.models.kernels import rms_norm, rope_and_store
+from paceline.models.kernels import rms_norm, rope_and_store, silu_gate
 from paceline.models.packed import PackedLinear
 from paceline.models.rows import Rows
 
@@ -33,10 +33,11 @@ def can_fuse(model: Any) -> bool:  # noqa: ANN401
     layers = getattr(decoder, "layers", ())
     if not len(layers) or not hasattr(model, "lm_head") or not hasattr(decoder, "rotary_emb"):
         return False
+    if any(getattr(one, "sliding_window", None) for one in (model.config, *(layer.self_attn for layer in layers))):
+        return False
     return all(
         type(layer).__name__ in LAYER_CLASSES
         and type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
-        and not getattr(layer.self_attn, "sliding_window", None)
         and all(
             {name for name, _ in (layer.get_submodule(part) if part else layer).named_children()} == children
             for part, children in _PARTS.items()
@@ -65,7 +66,8 @@ class _Layer:
 class FusedForward:
     """Holds packed copies of the weights; the model it came from is not needed any more."""
 
-    kernel_plan = "fused+packed32+row-attention"
+    kernel_plan = f"fused-{transformers.__version__}+packed32+row-attention"
+    """The rotary angles are the library's."""
 
     def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
         config, decoder = model.config, model.model
@@ -85,7 +87,7 @@ class FusedForward:
         """[len(rows.keep), vocab], in the model's dtype."""
         x = self._embedding[torch.from_numpy(rows.token_ids)]
         angles = self._angles(x, rows)
-        buffers = _Buffers(len(rows), self._heads, self._d, x)
+        buffers = _Buffers(x, self._heads, self._d, self._layers[0].down.in_features)
         for layer in self._layers:
             x = self._run(layer, x, rows, angles, buffers)
         x = x[torch.from_numpy(rows.keep)]
@@ -108,16 +110,18 @@ class FusedForward:
         attend(q, layer.cache, rows.places, 0, out)
         x = x + layer.out(out)
         rms_norm(as_array(x), layer.mlp_norm, self._eps, as_array(normed))
-        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
-        return x + layer.down(F.silu(gate) * up)
+        silu_gate(as_array(layer.gate_up(normed)), as_array(buffers.gated))
+        return x + layer.down(buffers.gated)
 
 
 class _Buffers:
     """Reused by all layers of a step."""
 
-    def __init__(self, num_rows: int, heads: int, d: int, x: torch.Tensor) -> None:
+    def __init__(self, x: torch.Tensor, heads: int, d: int, size: int) -> None:
+        num_rows = len(x)
         self.normed = torch.empty_like(x)
         self.out = torch.empty(num_rows, heads * d, dtype=x.dtype)
+        self.gated = torch.empty(num_rows, size, dtype=x.dtype)
         self.q = np.empty((num_rows, heads, d), np.float32)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -19,16 +21,24 @@ ATTENTION = "paceline"
 """Name under which models find our attention."""
 
 
-class GenericForward:
-    """``model`` must have been loaded with ``attn_implementation=ATTENTION``; its linears are packed in place."""
+def stock_logits(model: Any, tokens: Sequence[int]) -> torch.Tensor:  # noqa: ANN401
+    """[len(tokens), vocab] as ``transformers`` computes them: what every forward of ours must come close to."""
+    return model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
 
-    kernel_plan = "transformers+packed32+row-attention"
+
+class GenericForward:
+    """Takes ``model`` over: its attention becomes ours, its linears are packed and its activations run by rows."""
+
+    kernel_plan = f"transformers-{transformers.__version__}+packed32+row-attention"
 
     def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
         self._model = model
         self._num_slots = num_slots
         self._capacity = capacity
         self._caches: dict[int, KeyValues] = {}
+        AttentionInterface.register(ATTENTION, _attention)
+        AttentionMaskInterface.register(ATTENTION, _no_mask)
+        model.set_attn_implementation(ATTENTION)
         pack(model)
 
     def logits(self, rows: Rows) -> torch.Tensor:
@@ -74,9 +84,3 @@ def _attention(
 
 def _no_mask(*arguments: object, **options: object) -> None:
     """Causality is the kernel's."""
-
-
-def register() -> None:
-    """Make ``ATTENTION`` known to ``transformers``."""
-    AttentionInterface.register(ATTENTION, _attention)
-    AttentionMaskInterface.register(ATTENTION, _no_mask)

@@ -47,12 +47,13 @@ def settle(runner: ModelRunner) -> Invariance:
 
 def _checks(runner: ModelRunner) -> Iterator[tuple[str, bool]]:
     tokens = np.random.default_rng(0).integers(runner.loaded.vocab_size, size=_LENGTH).tolist()
-    length = min(_LENGTH, runner.loaded.max_context - 1)
-    tokens, head = tokens[:length], length - _DECODED
+    length = min(_LENGTH, runner.loaded.max_context)
+    decoded = min(_DECODED, length - 1)
+    tokens, head = tokens[:length], length - decoded
     whole = _run(runner, tokens, [length])
     yield "again", torch.equal(_run(runner, tokens, [length]), whole)
-    yield "one row", torch.equal(_run(runner, tokens, [head] + [1] * _DECODED), whole)
-    yield "three rows", torch.equal(_run(runner, tokens, [head, 3, 3]), whole)
+    yield "one row", torch.equal(_run(runner, tokens, [head] + [1] * decoded), whole)
+    yield "three rows", torch.equal(_run(runner, tokens, [head, *_chunks(decoded, 3)]), whole)
     yield "chunks of 9", torch.equal(_run(runner, tokens, _chunks(length, 9)), whole)
     yield "chunks of 33", torch.equal(_run(runner, tokens, _chunks(length, 33)), whole)
     yield "among others", torch.equal(_run_among(runner, tokens, head), whole[head:])

@@ -69,6 +69,23 @@ def _store(f, like):
 
 
 @njit(**ROW)
+def _exp(x):
+    """Cephes' single-precision exponential for x <= 0; unlike the library's it is vectorised in place."""
+    x = max(x, nb.float32(-87.0))
+    n = nb.int32(x * nb.float32(1.44269504) + nb.float32(128.5)) - nb.int32(128)
+    f = nb.float32(n)
+    r = x - f * nb.float32(0.693359375) + f * nb.float32(2.12194440e-4)
+    p = nb.float32(1.9875691500e-4)
+    p = p * r + nb.float32(1.3981999507e-3)
+    p = p * r + nb.float32(8.3334519073e-3)
+    p = p * r + nb.float32(4.1665795894e-2)
+    p = p * r + nb.float32(1.6666665459e-1)
+    p = p * r + nb.float32(5.0000001201e-1)
+    p = p * r * r + r + nb.float32(1)
+    return p * _float(nb.uint32(n + nb.int32(127)) << nb.uint32(23))
+
+
+@njit(**ROW)
 def rms_norm(x, weight, eps, out):
     """Root mean square norm of each row [rows, hidden], rounded where ``transformers`` rounds."""
     num_rows, size = x.shape
@@ -81,6 +98,18 @@ def rms_norm(x, weight, eps, out):
         for i in range(size):
             normed = store(load(x[r, i]) * inverse, x[r, i])
             out[r, i] = store(load(normed) * load(weight[i]), x[r, i])
+
+
+@njit(**ROW)
+def silu_gate(gate_up, out):
+    """silu(gate) * up of each row [rows, 2 size], rounded where ``transformers`` rounds."""
+    num_rows, size = out.shape
+    for r in range(num_rows):
+        for i in range(size):
+            x = load(gate_up[r, i])
+            e = _exp(-abs(x))
+            silu = x * (nb.float32(1) if x >= nb.float32(0) else e) / (nb.float32(1) + e)
+            out[r, i] = store(load(store(silu, out[r, i])) * load(gate_up[r, size + i]), out[r, i])
 
 
 @njit(**ROW)
@@ -125,23 +154,6 @@ def store_kv(k, v, places, caches):
             for i in range(d):
                 keys[slot, h, i, position] = k[h, r, i]
                 values[slot, h, position, i] = v[h, r, i]
-
-
-@njit(**ROW)
-def _exp(x):
-    """Cephes' single-precision exponential for x <= 0; unlike the library's it is vectorised in place."""
-    x = max(x, nb.float32(-87.0))
-    n = nb.int32(x * nb.float32(1.44269504) + nb.float32(128.5)) - nb.int32(128)
-    f = nb.float32(n)
-    r = x - f * nb.float32(0.693359375) + f * nb.float32(2.12194440e-4)
-    p = nb.float32(1.9875691500e-4)
-    p = p * r + nb.float32(1.3981999507e-3)
-    p = p * r + nb.float32(8.3334519073e-3)
-    p = p * r + nb.float32(4.1665795894e-2)
-    p = p * r + nb.float32(1.6666665459e-1)
-    p = p * r + nb.float32(5.0000001201e-1)
-    p = p * r * r + r + nb.float32(1)
-    return p * _float(nb.uint32(n + nb.int32(127)) << nb.uint32(23))
 
 
 @njit(**ROW)
@@ -232,7 +244,7 @@ def attention(q, caches, places, window, out):
     kv = keys.shape[1]
     group = heads // kv
     for i in prange(num_rows * kv):
-        r, h = i // kv, i % kv
+        r, h = i % num_rows, i // num_rows  # rows of one step differ in length: each thread gets some of all
         slot, low, high = slots[r], h * group, (h + 1) * group
         _attend_group(
             q[r, low:high], keys[slot, h], values[slot, h], positions[r] + 1, window, out[r, low * size : high * size]

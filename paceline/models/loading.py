@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from paceline.core.errors import InvalidRequest, NotFound
+from paceline.core.errors import InvalidRequest, NotFound, Unsupported
 from paceline.core.types import Tokens
-from paceline.models import generic
 from paceline.text.resolve import PACKAGED, prepared_directory
 from paceline.text.tokenizer import vocabulary_digest
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+"""What the attention kernel can do; others (chunked, linear, convolutions) would go unnoticed in short contexts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class LoadedModel:
     """A model in memory and what identifies it."""
 
     model: Any
+    """As ``transformers`` loads it; a ``ModelRunner`` takes it over."""
     name: str
     digest: str
     """SHA-256 of configuration and weights."""
@@ -45,11 +47,13 @@ class LoadedModel:
 
 def choose_dtype(name: str) -> torch.dtype:
     """``auto`` is bfloat16 where the processor computes in it."""
+    has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if name == "auto":
-        has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
     if name not in DTYPES:
         raise InvalidRequest(f"dtype: {name!r} is unknown; choose auto, {' or '.join(DTYPES)}.")
+    if name == "bfloat16" and not has_bf16:
+        raise Unsupported("dtype: this processor does not compute in bfloat16; choose float32 or auto.")
     return DTYPES[name]
 
 
@@ -61,9 +65,10 @@ def prepare(source: str) -> Path:
     target = prepared_directory(source)
     if (target / "tokenizer.json").is_file():
         return target
+    folder, options = _locate(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as part:
-        _convert(source, Path(part))
+        _convert(source, folder, options, Path(part))
         # Somebody else may have been faster; either result is the same.
         with contextlib.suppress(OSError):
             Path(part).rename(target)
@@ -71,21 +76,28 @@ def prepare(source: str) -> Path:
     return target
 
 
-def _convert(source: str, part: Path) -> None:
-    folder, options = _locate(source)
+def _convert(source: str, folder: str, options: dict[str, str], part: Path) -> None:
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, trust_remote_code=False, use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    except OSError as error:
         raise NotFound(
-            f"model: can't load {source!r}: {str(error).splitlines()[0]} Give a directory, a .gguf file or a hub name."
+            f"model: can't load {source!r}: {_first_line(error)} Give a directory, a .gguf file or a hub name."
         ) from error
+    except Exception as error:  # readers of broken files raise whatever they meet
+        raise InvalidRequest(f"model: {source!r} can't be converted: {_first_line(error)}") from error
     # A GGUF's weights are dequantised by now; without these lines they could not be saved as plain tensors.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _locate(source: str) -> tuple[str, dict[str, str]]:
@@ -112,26 +124,21 @@ def _packaged_file() -> Path:
 
 
 def load(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedModel:
-    """Read a prepared directory; its attention is ours. Raises ``NotFound``, ``InvalidRequest``."""
+    """Read a prepared directory. Raises ``NotFound``, ``InvalidRequest``, ``Unsupported``."""
     _check(directory)
-    generic.register()
-    transformers_logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation=generic.ATTENTION, use_safetensors=True
-        ).eval()
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"model: {directory} can't be loaded: {str(error).splitlines()[0]}") from error
+    generation = directory / "generation_config.json"
+    stop_ids = _read_json(generation).get("eos_token_id") if generation.is_file() else None
+    model = _read_model(directory, dtype)
+    config = model.config.get_text_config()
     has_tokenizer = (directory / "tokenizer.json").is_file()
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", max_context)
     return LoadedModel(
         model=model,
         name=directory.name,
         digest=model_digest(directory),
         tokenizer_digest=vocabulary_digest(directory) if has_tokenizer else "",
-        stop_token_ids=_stop_ids(directory, model),
+        stop_token_ids=_as_tokens(config.eos_token_id if stop_ids is None else stop_ids),
         vocab_size=model.get_output_embeddings().weight.shape[0],
-        max_context=min(limit, max_context),
+        max_context=_context_limit(config, max_context),
         dtype=dtype,
     )
 
@@ -140,19 +147,58 @@ def _check(directory: Path) -> None:
     config = directory / "config.json"
     if not config.is_file():
         raise NotFound(f"model: {directory} has no config.json; give a directory with a transformers model.")
-    if "auto_map" in json.loads(config.read_text("utf-8")):
+    if "auto_map" in _read_json(config):
         raise InvalidRequest(f"model: {directory} wants to run its own code (auto_map); this is never done.")
     if not list(directory.glob("*.safetensors")):
         raise InvalidRequest(f"model: {directory} has no .safetensors; pickled weights are never read, convert them.")
 
 
-def _stop_ids(directory: Path, model: Any) -> Tokens:  # noqa: ANN401
-    """End-of-sequence ids of the generation configuration, else of the model's."""
-    with contextlib.suppress(OSError):
-        ids = GenerationConfig.from_pretrained(directory).eos_token_id
-        if ids is not None:
-            return tuple(ids) if isinstance(ids, list) else (ids,)
-    ids = model.config.get_text_config().eos_token_id
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"model: {file} is not readable JSON: {error}; fetch the model again.") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"model: {file} is not a JSON object; fetch the model again.")
+    return value
+
+
+def _read_model(directory: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """With the library's plain attention; every weight comes from the files."""
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            attn_implementation="eager",
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except Exception as error:  # readers of broken files raise whatever they meet
+        raise InvalidRequest(f"model: {directory} can't be loaded: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # the library would fill them with random numbers
+        raise InvalidRequest(f"model: {directory} lacks {len(missing)} weights, such as {missing[0]}; fetch it again.")
+    other = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _LAYER_TYPES
+    if other:
+        raise Unsupported(f"model: layers of type {', '.join(sorted(other))} are not served; choose another model.")
+    return model.eval()
+
+
+def _context_limit(config: Any, wanted: int) -> int:  # noqa: ANN401
+    """Positions that the model was made for.
+
+    Beyond its original length the rotary frequencies of "longrope" depend on the longest session of a batch.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+    limits = (wanted, getattr(config, "max_position_embeddings", None), original)
+    return min(limit for limit in limits if limit)
+
+
+def _as_tokens(ids: int | list[int] | None) -> Tokens:
     return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
 

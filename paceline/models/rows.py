@@ -57,5 +57,7 @@ def lay_out(segments: Sequence[Segment], *, spare: int, min_rows: int) -> Rows:
 
 def _at_least(keep: list[int], minimum: int, num_rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The output layer is a linear layer too: it is never given fewer rows than the plan's minimum."""
-    extra = [row for row in range(num_rows) if row not in keep][: max(0, minimum - len(keep))] if keep else []
-    return np.array(keep + extra, np.int64)
+    if not 0 < len(keep) < minimum:
+        return np.array(keep, np.int64)
+    others = [row for row in range(num_rows) if row not in keep]
+    return np.array(keep + others[: minimum - len(keep)], np.int64)

@@ -20,6 +20,7 @@ class SlotTable:
 
     def open(self, session: str) -> None:
         """Take a slot. Raises ``ResourceExhausted``."""
+        invariant(session not in self._slots, "a session is opened once")
         if not self._free:
             raise ResourceExhausted(
                 f"All {self.spare} KV slots are taken; try again later, use another verifier, or raise max_sessions."
