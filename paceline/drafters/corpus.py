@@ -25,12 +25,25 @@ def read_corpus(settings: DrafterSettings) -> tuple[list[Tokens], str]:
 
 
 def _texts(path: Path) -> Iterator[str]:
+    try:
+        content = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"corpus: {path} is not UTF-8 text: {error}; convert it.") from error
     if path.suffix != ".jsonl":
-        yield path.read_text("utf-8")
+        yield content
         return
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            yield row["text"] if "text" in row else row["prompt"] if "prompt" in row else "\n".join(row["turns"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InvalidRequest(f"corpus: line {number} of {path} has no text, prompt or turns.") from error
+    # Not splitlines(): JSON strings may hold other line separators as they are.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            yield _text(line, f"line {number} of {path}")
+
+
+def _text(line: str, place: str) -> str:
+    try:
+        row = json.loads(line)
+        text = row["text"] if "text" in row else row["prompt"] if "prompt" in row else "\n".join(row["turns"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"corpus: {place} has no text, prompt or turns.") from error
+    if not isinstance(text, str):
+        raise InvalidRequest(f"corpus: {place} has no text, prompt or turns.")
+    return text

@@ -19,11 +19,14 @@ from paceline.models.loading import choose_dtype, load, prepare
 from paceline.models.runner import Feed, ModelRunner
 from paceline.models.sampling import RowSampler
 from paceline.models.threads import use_threads
+from paceline.sampling.processors import validate
 
 PREFILL = 256
 """Tokens of one session fed in one pass at most."""
 MIN_REACH = 0.05
 """A guess ends where the chance that all of it is right falls below this."""
+MIN_ROWS = 2
+"""Single rows meet another kernel than the target's steps do, so that a target drafting for itself would err."""
 
 
 @dataclass(slots=True)
@@ -38,6 +41,8 @@ class _Draft:
     """A guess that grows."""
 
     job: DraftJob
+    most: int
+    """Tokens that there is room for."""
     context: list[int]
     tokens: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
@@ -45,7 +50,7 @@ class _Draft:
 
     @property
     def is_growing(self) -> bool:
-        return len(self.tokens) < self.job.max_tokens and self.reach >= MIN_REACH
+        return len(self.tokens) < self.most and self.reach >= MIN_REACH
 
 
 class ModelDrafter:
@@ -53,6 +58,7 @@ class ModelDrafter:
 
     def __init__(self, runner: ModelRunner, threads: int) -> None:
         loaded = runner.loaded
+        runner.min_rows = MIN_ROWS
         self._runner = runner
         self._threads = threads
         self._sessions: dict[str, _Session] = {}
@@ -78,6 +84,7 @@ class ModelDrafter:
 
     def open(self, spec: SessionSpec) -> None:
         """Take a KV slot."""
+        validate(spec.sampling, self.info.vocab_size)
         self._runner.open(spec.session)
         self._sessions[spec.session] = _Session(RowSampler(spec.sampling, spec.prompt_length))
 
@@ -90,14 +97,17 @@ class ModelDrafter:
         """Token by token, all sessions in one pass each."""
         if torch.get_num_threads() != self._threads:
             use_threads(self._threads)
-        limit = self._runner.loaded.max_context
-        drafts = [_Draft(job, list(job.context)) for job in jobs]
-        growing = [draft for draft in drafts if len(draft.context) + draft.job.max_tokens < limit]
-        while growing:
+        drafts = [_Draft(job, self._room(job), list(job.context)) for job in jobs]
+        while growing := [draft for draft in drafts if draft.is_growing]:
             for draft, logits in zip(growing, self._next_logits(growing), strict=True):
                 self._append(draft, logits)
-            growing = [draft for draft in growing if draft.is_growing]
         return [Guess(one.job.session, tuple(one.tokens), tuple(one.confidences)) for one in drafts]
+
+    def _room(self, job: DraftJob) -> int:
+        """Tokens to guess; none for a context with ids that only the target knows."""
+        if max(job.context) >= self.info.vocab_size:
+            return 0
+        return min(job.max_tokens, self._runner.loaded.max_context - len(job.context))
 
     def _next_logits(self, drafts: Sequence[_Draft]) -> list[torch.Tensor]:
         """Logits after each context; whatever of it is not cached yet is fed first."""

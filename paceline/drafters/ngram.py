@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
+from paceline.drafters.seats import require_seat
 
 SIZES = (4, 3, 2)
 """Tried in this order: longer matches are more often right."""
@@ -47,6 +48,7 @@ class NgramDrafter:
 
     def open(self, spec: SessionSpec) -> None:
         """Index the context."""
+        require_seat(self._indexes, self.info)
         index = self._indexes[spec.session] = NgramIndex()
         index.grow(spec.context)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec
+from paceline.drafters.seats import require_seat
 
 
 class RandomDrafter:
@@ -14,13 +15,17 @@ class RandomDrafter:
 
     def __init__(self, max_sessions: int, vocab_size: int, seed: int = 0) -> None:
         self.info = DrafterInfo(name="random", max_sessions=max_sessions, vocab_size=vocab_size)
+        self._sessions: set[str] = set()
         self._random = np.random.default_rng(seed)
 
     def open(self, spec: SessionSpec) -> None:
-        """Nothing to prepare."""
+        """Nothing to prepare but a seat."""
+        require_seat(self._sessions, self.info)
+        self._sessions.add(spec.session)
 
     def close(self, session: str) -> None:
-        """Nothing to forget."""
+        """Free the seat."""
+        self._sessions.discard(session)
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """As many tokens as asked for."""

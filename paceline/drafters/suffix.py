@@ -1,7 +1,8 @@
 """Suffix matching (SuffixDecoding, Oliaro et al., 2024): every earlier place that ends like the context now does votes.
 
 Places are found by their last two tokens and weighted by how long they agree with the context; the draft follows the
-majority, with its share of the votes as confidence. One index per session, and one shared over a corpus.
+majority, with its share of the votes as confidence. One index per session, others shared: a corpus, and what finished
+sessions said when that is wanted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
+from paceline.drafters.seats import require_seat
 
 LONGEST = 32
 """Agreement is measured up to this many tokens."""
@@ -18,7 +20,9 @@ NUM_PLACES = 48
 MIN_REACH = 0.06
 """The draft ends where the chance that all of it is right falls below this."""
 MAX_LEARNED = 1_000_000
-"""Tokens of finished sessions kept in the shared index."""
+"""Tokens of finished sessions kept at most."""
+END = -1
+"""Ends a document in a shared index; no context has it, no draft goes past it."""
 
 
 class SuffixIndex:
@@ -35,6 +39,11 @@ class SuffixIndex:
             if len(text) >= 2:
                 self._places.setdefault((text[-2], text[-1]), []).append(len(text))
             text.append(token)
+
+    def add(self, document: Iterable[int]) -> None:
+        """Append a text that has nothing to do with those before it."""
+        self.grow(document)
+        self.tokens.append(END)
 
     def places(self, context: Sequence[int]) -> list[tuple[int, int]]:
         """(place, agreement) of the latest places whose two last tokens are the context's."""
@@ -77,9 +86,14 @@ def follow(voters: list[_Voter], longest: int, max_tokens: int) -> tuple[Tokens,
         voters = [
             _Voter(voter.text, voter.place + 1, voter.weight)
             for voter in voters
-            if voter.text[voter.place] == best and voter.place + 1 < len(voter.text)
+            if voter.text[voter.place] == best and _goes_on(voter)
         ]
     return tuple(tokens), tuple(confidences)
+
+
+def _goes_on(voter: _Voter) -> bool:
+    following = voter.place + 1
+    return following < len(voter.text) and voter.text[following] != END
 
 
 class SuffixDrafter:
@@ -95,14 +109,15 @@ class SuffixDrafter:
     ) -> None:
         self.info = DrafterInfo(name="suffix", max_sessions=max_sessions, tokenizer_digest=tokenizer_digest)
         self._learns = learns
-        self._shared = SuffixIndex()
+        self._corpus, self._older, self._newer = SuffixIndex(), SuffixIndex(), SuffixIndex()
         for document in documents:
-            self._shared.grow(document)
+            self._corpus.add(document)
         self._own: dict[str, SuffixIndex] = {}
         self._prompt_lengths: dict[str, int] = {}
 
     def open(self, spec: SessionSpec) -> None:
         """Index the context."""
+        require_seat(self._own, self.info)
         index = self._own[spec.session] = SuffixIndex()
         index.grow(spec.context)
         self._prompt_lengths[spec.session] = spec.prompt_length
@@ -110,8 +125,12 @@ class SuffixDrafter:
     def close(self, session: str) -> None:
         """Forget it, or learn from its output first when that is wanted."""
         index, start = self._own.pop(session, None), self._prompt_lengths.pop(session, 0)
-        if index is not None and self._learns and len(self._shared.tokens) < MAX_LEARNED:
-            self._shared.grow(index.tokens[start:])
+        output = index.tokens[start:] if index is not None and self._learns else []
+        if not output:
+            return
+        self._newer.add(output)
+        if len(self._newer.tokens) >= MAX_LEARNED // 2:
+            self._older, self._newer = self._newer, SuffixIndex()
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Let every similar place vote."""
@@ -120,8 +139,9 @@ class SuffixDrafter:
     def _extend(self, job: DraftJob) -> Guess:
         own = self._own[job.session]
         own.grow(job.context[len(own.tokens) : job.committed])
-        places = [(index.tokens, *found) for index in (own, self._shared) for found in index.places(job.context)]
+        indexes = (own, self._corpus, self._older, self._newer)
+        places = [(index.tokens, *found) for index in indexes for found in index.places(job.context)]
         longest = max((agreement for _, _, agreement in places), default=0)
         # Squared: few long agreements outweigh many short ones.
-        voters = [_Voter(text, place, float(agreement) ** 2) for text, place, agreement in places if place < len(text)]
+        voters = [_Voter(text, place, float(agreement) ** 2) for text, place, agreement in places]
         return Guess(job.session, *follow(voters, longest, job.max_tokens))

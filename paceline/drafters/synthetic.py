@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from paceline.config.settings import SyntheticSettings
 from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec
+from paceline.drafters.seats import require_seat
 from paceline.models.hash_model import HashModel
+from paceline.sampling.processors import validate
 
 
 class SyntheticDrafter:
@@ -20,6 +22,8 @@ class SyntheticDrafter:
 
     def open(self, spec: SessionSpec) -> None:
         """Remember its sampling parameters."""
+        require_seat(self._specs, self.info)
+        validate(spec.sampling, self.info.vocab_size)
         self._specs[spec.session] = spec
 
     def close(self, session: str) -> None:
