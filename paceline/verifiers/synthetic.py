@@ -9,7 +9,7 @@ from paceline.core.errors import ResourceExhausted, invariant
 from paceline.core.ports import Clock
 from paceline.core.types import SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
 from paceline.models.hash_model import HashModel
-from paceline.sampling.processors import validate
+from paceline.verifiers.checks import check
 
 
 class SyntheticVerifier:
@@ -37,7 +37,7 @@ class SyntheticVerifier:
 
     def open(self, spec: SessionSpec) -> None:
         """Take a slot."""
-        validate(spec.sampling, self.info.vocab_size)
+        check(spec, self.info)
         if len(self._specs) >= self.info.max_sessions:
             raise ResourceExhausted(f"All {self.info.max_sessions} session slots are taken; try another verifier.")
         self._specs[spec.session] = spec

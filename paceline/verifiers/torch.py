@@ -17,7 +17,7 @@ from paceline.models.loading import choose_dtype, load, prepare
 from paceline.models.runner import Feed, ModelRunner
 from paceline.models.sampling import RowSampler
 from paceline.models.threads import use_threads
-from paceline.sampling.processors import validate
+from paceline.verifiers.checks import check
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class TorchVerifier:
 
     def open(self, spec: SessionSpec) -> None:
         """Take a KV slot."""
-        validate(spec.sampling, self.info.vocab_size)
+        check(spec, self.info)
         self._runner.open(spec.session)
         self._sessions[spec.session] = _Session(spec)
 
