@@ -23,7 +23,7 @@ TAIL = 256
 
 @dataclass(slots=True)
 class _Node:
-    """A guessed token; ``favourite`` is the child that the newest draft's main path takes."""
+    """A guessed token; ``favourite`` is the child that the newest draft goes on with, by its main path if it can."""
 
     confidence: float | None = None
     children: dict[int, _Node] = field(default_factory=dict)
@@ -99,10 +99,10 @@ class DraftTree:
         paths = [self._beyond_committed(draft.base, path) for path in _unfold(draft)]
         if self._num_nodes + sum(len(path) for path in paths) > MAX_NODES:
             self._root, self._num_nodes = _Node(), 0
-        # The main path last, so that its choices are the favourites where branches share tokens.
-        return sum(self._insert(path, is_main=index == 0) for index, path in reversed([*enumerate(paths)]))
+        # Branches before what they branch off, the main path last: the last one makes the favourites.
+        return sum(self._insert(path) for path in reversed(paths))
 
-    def _insert(self, path: Sequence[tuple[int, float | None]], *, is_main: bool) -> int:
+    def _insert(self, path: Sequence[tuple[int, float | None]]) -> int:
         node, added = self._root, 0
         for token, confidence in path:
             child = node.children.get(token)
@@ -113,9 +113,7 @@ class DraftTree:
                 self._num_nodes += 1
                 added += 1
             child.confidence = confidence
-            if is_main or node.favourite is None:
-                node.favourite = token
-            node = child
+            node.favourite, node = token, child
         return added
 
     def _beyond_committed(

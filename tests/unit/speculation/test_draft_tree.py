@@ -80,6 +80,22 @@ def test_branches_of_branches_are_followed() -> None:
     assert tree.path(9).token_ids == (8,)
 
 
+def test_what_a_branch_goes_on_with_is_preferred_to_what_branches_off_it() -> None:
+    tree = DraftTree(PROMPT)
+    tree.add(draft(3, 4, branches=(Branch(0, 3, (5, 6, 7)), Branch(1, 4, (8,)), Branch(0, 3, (5, 9)))))
+    assert tree.path(9).token_ids == (4,)
+    tree.advance((5,))
+    assert tree.path(9).token_ids == (6, 7)
+
+
+def test_the_newest_drafts_branches_are_preferred_too() -> None:
+    tree = DraftTree(PROMPT)
+    tree.add(draft(3, 5, 6))
+    tree.add(draft(3, 4, branches=(Branch(0, 3, (5, 7)),)))
+    tree.advance((5,))
+    assert tree.path(9).token_ids == (7,)
+
+
 def test_a_late_draft_whose_branch_agrees_is_used() -> None:
     tree = DraftTree(PROMPT)
     tree.advance((9,))
@@ -92,6 +108,14 @@ def test_the_newest_main_path_is_preferred() -> None:
     tree.add(draft(3, 4, 5))
     tree.add(draft(3, 6, 7))
     assert tree.path(9).token_ids == (6, 7)
+
+
+def test_a_draft_as_old_as_the_memory_is_used() -> None:
+    tree = DraftTree(PROMPT)
+    tree.advance(tuple(range(TAIL)))
+    assert tree.add(draft(3, *range(TAIL), 77)) == 1
+    assert tree.path(9).token_ids == (77,)
+    assert DraftTree(PROMPT).add(draft(0, *PROMPT, 77)) == 1
 
 
 def test_a_draft_older_than_the_memory_is_dropped() -> None:
