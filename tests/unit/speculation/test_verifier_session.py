@@ -20,6 +20,7 @@ from paceline.core.types import (
     StepTimings,
     StopRules,
 )
+from paceline.speculation.draft_tree import Path
 from paceline.speculation.session import VerifierSession
 
 VOCAB = 7
@@ -54,11 +55,22 @@ def reference(spec: SessionSpec) -> tuple[int, ...]:
     return context[len(spec.context) :]
 
 
-def finish(session: VerifierSession, drafts: list[Draft], max_rows: int = 99) -> tuple[int, ...]:
+def guess(committed: tuple[int, ...], late: int, right: int, then: tuple[int, ...]) -> Draft:
+    """A draft that is ``late`` tokens behind, goes on with ``right`` tokens, and with others ``then``."""
+    base = max(0, len(committed) - late)
+    context = committed
+    for _ in range(right):
+        context = (*context, target(context))
+    return Draft("s", base, (*context[base:], *then))
+
+
+def finish(
+    session: VerifierSession, drafts: list[tuple[int, int, tuple[int, ...]]], max_rows: int = 99
+) -> tuple[int, ...]:
     committed, out = session.spec.context, ()
     while session.finish is None:
         if drafts:
-            session.add(replace(drafts.pop(0), session="s"))
+            session.add(guess(committed, *drafts.pop(0)))
         commit = session.apply(outcome(session.rows(max_rows, 4), committed), StepTimings())
         if commit is not None:
             assert commit.start == len(committed)
@@ -68,12 +80,7 @@ def finish(session: VerifierSession, drafts: list[Draft], max_rows: int = 99) ->
 
 
 drafts = st.lists(
-    st.builds(
-        Draft,
-        st.just("s"),
-        st.integers(0, 24),
-        st.lists(st.integers(0, VOCAB - 1), max_size=8).map(tuple),
-    ),
+    st.tuples(st.integers(0, 4), st.integers(0, 8), st.lists(st.integers(0, VOCAB - 1), max_size=4).map(tuple)),
     max_size=12,
 )
 
@@ -81,7 +88,7 @@ drafts = st.lists(
 @given(drafts, st.integers(1, 6), st.sets(st.integers(0, VOCAB - 1), max_size=2), st.integers(1, 20))
 @settings(max_examples=300, deadline=None)
 def test_the_output_never_depends_on_drafts_or_chunks(
-    given_drafts: list[Draft], max_rows: int, stops: set[int], max_tokens: int
+    given_drafts: list[tuple[int, int, tuple[int, ...]]], max_rows: int, stops: set[int], max_tokens: int
 ) -> None:
     spec = replace(SPEC, stops=StopRules(max_tokens, tuple(stops)))
     session = VerifierSession(spec, max_context=100, vocab_size=VOCAB)
@@ -128,6 +135,70 @@ def test_nothing_is_committed_beyond_the_credit() -> None:
     assert session.is_ready
 
 
+def test_nothing_is_drafted_or_committed_beyond_the_last_token() -> None:
+    session = VerifierSession(replace(SPEC, stops=StopRules(3)), max_context=100, vocab_size=VOCAB)
+    session.add(Draft("s", 3, reference(SPEC)[:4]))
+    commit = session.apply(outcome(session.rows(99, 4), SPEC.context), StepTimings())
+    assert commit is not None
+    assert (commit.drafted, commit.token_ids, commit.finish) == (2, reference(SPEC)[:3], FinishReason.LENGTH)
+
+
+def test_nothing_behind_a_stop_id_inside_the_drafts_is_committed() -> None:
+    whole, stop = reference(SPEC)[:4], 0
+    assert whole.index(stop) == 2
+    spec = replace(SPEC, stops=StopRules(20, (stop,)))
+    session = VerifierSession(spec, max_context=100, vocab_size=VOCAB)
+    session.add(Draft("s", 3, whole))
+    commit = session.apply(outcome(session.rows(99, 4), SPEC.context), StepTimings())
+    assert commit is not None
+    assert (commit.accepted, commit.finish) == (4, FinishReason.STOP)
+    assert commit.token_ids == whole[:3]
+    assert not session.is_ready
+
+
+def test_a_stop_id_that_is_the_last_token_too_ends_a_session_with_stop() -> None:
+    session = VerifierSession(
+        replace(SPEC, stops=StopRules(1, (reference(SPEC)[0],))), max_context=100, vocab_size=VOCAB
+    )
+    assert finish(session, []) == reference(SPEC)[:1]
+    assert session.finish is FinishReason.STOP
+
+
+def test_credit_is_never_taken_back() -> None:
+    session = VerifierSession(SPEC, max_context=100, vocab_size=VOCAB)
+    for until in (6, 4):
+        session.grant(Credit("s", until))
+    session.add(Draft("s", 3, reference(SPEC)[:4]))
+    assert len(session.path()) == 2
+
+
+def test_a_draft_that_no_honest_drafter_sends_is_refused_and_changes_nothing() -> None:
+    session = VerifierSession(SPEC, max_context=100, vocab_size=VOCAB)
+    session.add(Draft("s", 3, (1, 2)))
+    with pytest.raises(InvalidRequest):
+        session.add(Draft("s", 3, (3, VOCAB)))
+    assert session.path().token_ids == (1, 2)
+
+
+def test_a_session_learns_from_every_checked_draft_and_forgets_while_there_is_none() -> None:
+    session = VerifierSession(replace(SPEC, stops=StopRules(90)), max_context=100, vocab_size=VOCAB)
+    committed = [1, 2, 3]
+
+    def step(*drafts: int) -> float:
+        session.add(Draft("s", len(committed), drafts))
+        commit = session.apply(outcome(session.rows(99, 4), tuple(committed)), StepTimings())
+        committed.extend(commit.token_ids if commit else ())
+        return session.acceptance.chances(Path((0,), (None,)))[0]
+
+    start = session.acceptance.chances(Path((0,), (None,)))[0]
+    right = [step(target(tuple(committed))) for _ in range(3)]
+    assert start < right[0] < right[1] < right[2]
+    wrong = [step((target(tuple(committed)) + 1) % VOCAB) for _ in range(6)]
+    assert right[2] > wrong[0] > wrong[1] > wrong[5]
+    idle = [step() for _ in range(30)]
+    assert wrong[5] < idle[0] < idle[29] < start
+
+
 def test_a_session_that_wants_no_drafts_ignores_them() -> None:
     session = VerifierSession(replace(SPEC, max_draft=0), max_context=100, vocab_size=VOCAB)
     assert session.add(Draft("s", 3, (1, 2))) == 0
@@ -135,18 +206,36 @@ def test_a_session_that_wants_no_drafts_ignores_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "remedy"),
     [
-        replace(SPEC, context=()),
-        replace(SPEC, prompt_length=0),
-        replace(SPEC, prompt_length=4),
-        replace(SPEC, context=(1, 2, VOCAB)),
-        replace(SPEC, context=tuple([1] * 100)),
-        replace(SPEC, stops=StopRules(0)),
-        replace(SPEC, max_draft=-1),
-        replace(SPEC, context=(1, 2, 3, 4), stops=StopRules(1)),
+        (replace(SPEC, context=()), "at least one token"),
+        (replace(SPEC, prompt_length=0), "prompt_length must lie inside"),
+        (replace(SPEC, prompt_length=4), "prompt_length must lie inside"),
+        (replace(SPEC, context=(1, 2, VOCAB)), "outside the vocabulary"),
+        (replace(SPEC, context=(-1, 2, 3)), "outside the vocabulary"),
+        (replace(SPEC, context=(1,) * 100, prompt_length=100), "leave no room"),
+        (replace(SPEC, stops=StopRules(0)), "ask for more"),
+        (replace(SPEC, context=(1, 2, 3, 4), stops=StopRules(1)), "ask for more"),
+        (replace(SPEC, max_draft=-1), "not between 0 and 256"),
+        (replace(SPEC, max_draft=257), "not between 0 and 256"),
     ],
 )
-def test_sessions_that_can_not_be_served_are_refused(bad: SessionSpec) -> None:
-    with pytest.raises(InvalidRequest):
+def test_sessions_that_can_not_be_served_are_refused(bad: SessionSpec, remedy: str) -> None:
+    with pytest.raises(InvalidRequest, match=remedy):
         VerifierSession(bad, max_context=100, vocab_size=VOCAB)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        replace(SPEC, max_draft=256),
+        replace(SPEC, max_draft=0),
+        replace(SPEC, context=(1,) * 99, prompt_length=99),
+        replace(SPEC, stops=StopRules(1)),
+        replace(SPEC, context=(0, VOCAB - 1), prompt_length=2),
+        replace(SPEC, stops=StopRules(1_000_000)),
+    ],
+)
+def test_sessions_at_the_limits_are_served_to_their_end(good: SessionSpec) -> None:
+    session = VerifierSession(good, max_context=100, vocab_size=VOCAB)
+    assert len(finish(session, [])) == min(good.stops.max_tokens, 100 - good.prompt_length)
