@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numba
+import numpy as np
 import torch
 
 from paceline.core.errors import PacelineError, Unsupported
@@ -88,6 +89,7 @@ class ModelRunner:
             str(self.loaded.dtype),
             torch.__version__,
             numba.__version__,
+            np.__version__,
             self._forward.kernel_plan,
             str(self.min_rows),
             platform.machine(),

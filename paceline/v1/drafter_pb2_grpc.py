@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DrafterServiceStub:
-    """Served by drafters, and by the coordinator for engines that drive themselves.
+    """Served by drafters.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class DrafterServiceStub:
 
 
 class DrafterServiceServicer:
-    """Served by drafters, and by the coordinator for engines that drive themselves.
+    """Served by drafters.
     """
 
     def Draft(self, request_iterator, context):
@@ -87,7 +87,7 @@ def add_DrafterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DrafterService:
-    """Served by drafters, and by the coordinator for engines that drive themselves.
+    """Served by drafters.
     """
 
     @staticmethod

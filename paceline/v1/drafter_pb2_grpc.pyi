@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DrafterServiceStub:
-    """Served by drafters, and by the coordinator for engines that drive themselves."""
+    """Served by drafters."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class DrafterServiceStub:
 
 @_typing.type_check_only
 class DrafterServiceAsyncStub(DrafterServiceStub):
-    """Served by drafters, and by the coordinator for engines that drive themselves."""
+    """Served by drafters."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Draft: _aio.StreamStreamMultiCallable[_drafter_pb2.DraftRequest, _drafter_pb2.DraftResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class DrafterServiceAsyncStub(DrafterServiceStub):
     """What is served."""
 
 class DrafterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Served by drafters, and by the coordinator for engines that drive themselves."""
+    """Served by drafters."""
 
     @_abc_1.abstractmethod
     def Draft(
