@@ -165,7 +165,7 @@ def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
         trace=trace_context_to_pb(spec.trace),
     )
     if spec.deadline_s > 0:
-        message.deadline.CopyFrom(duration_to_pb(max(spec.deadline_s, _SOONEST_S)))
+        message.deadline.CopyFrom(duration_to_pb(spec.deadline_s))
     return message
 
 

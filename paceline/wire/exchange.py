@@ -34,4 +34,4 @@ async def exchange(
         await reading
     finally:
         reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        await asyncio.wait((reading,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
@@ -105,4 +106,5 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_left_behind() -> 
     async with aclosing(exchange(broken(), lambda name: outbox.put(Close(name)), outbox)) as stream:
         await anext(stream)
     del stream
+    gc.collect()
     assert complaints == []

@@ -78,9 +78,21 @@ async def test_while_it_drains_it_is_not_ready_and_calls_under_way_may_end() -> 
         left.set()
         assert (await watch.read()).status == NOT_SERVING
         watch.cancel()
+        async with asyncio.timeout(10):
+            while await takes_calls(await ready):
+                pass
         slow.go.set()
         assert await call == ["late"]
     await server
+
+
+async def takes_calls(address: str) -> bool:
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            await health(channel, "")
+        except grpc.aio.AioRpcError:
+            return False
+    return True
 
 
 async def test_a_port_in_use_is_refused_with_a_remedy(parrot: Parrot) -> None:
