@@ -76,9 +76,10 @@ def test_a_file_of_prompts_gives_a_line_each(running: RunningStack) -> None:
     assert all(len(line["token_ids"]) == 6 for line in lines)
 
 
+@pytest.mark.timeout(420)  # four stacks are started, two of them with the model twice
 def test_check_lossless_finds_no_difference_with_any_drafter() -> None:
     arguments = ["--limit", "2", "--max-tokens", "16", "--seeds", "1", "--json"]
-    done = paceline("check-lossless", "--prompts", str(PROMPTS), *arguments, timeout=170)
+    done = paceline("check-lossless", "--prompts", str(PROMPTS), *arguments, timeout=400)
     assert done.code == 0, done.err
     report = done.json
     assert report["lossless"] is True
