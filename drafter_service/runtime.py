@@ -167,6 +167,8 @@ class DrafterRuntime:
             self._refuse(seat, error)
 
     def _refuse(self, seat: _Seat, error: PacelineError) -> None:
+        if self._seats.get(seat.state.session) is not seat:
+            return  # it left meanwhile, and its id may be open again
         seat.outbox.put(Refused(seat.state.session, error.code, str(error), error.retryable))
         self._leave(seat)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -216,6 +216,8 @@ class VerifierRuntime:
         self._wake.set()
 
     def _refuse(self, seat: _Seat, error: PacelineError) -> None:
+        if self._seats.get(seat.state.session) is not seat:
+            return  # it left meanwhile, and its id may be open again
         seat.outbox.put(_refusal(seat.state.session, error))
         self._leave(seat)
 
@@ -287,6 +289,7 @@ class VerifierRuntime:
 
     async def _step(self, ready: Sequence[VerifierSession]) -> None:
         plan = self._batcher.plan(ready, self._cost)
+        offered = frozenset(state.session for state, _ in plan if state.path())
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
         result = await self._backend.step([item for _, item in plan])
         seconds = self._clock.monotonic() - started
@@ -294,9 +297,10 @@ class VerifierRuntime:
         self._cost.observe(rows, seconds)
         self._metrics.step_seconds.observe(seconds)
         self._metrics.step_rows.observe(rows)
-        self._commit(plan, result, started, started_ns)
+        self._commit(plan, result, (started, started_ns), offered)
 
-    def _commit(self, plan: _Plan, result: StepResult, started: float, started_ns: int) -> None:
+    def _commit(self, plan: _Plan, result: StepResult, start: tuple[float, int], offered: Collection[str]) -> None:
+        started, started_ns = start
         now = self._clock.monotonic()
         for (state, item), outcome in zip(plan, result.outcomes, strict=True):
             seat = self._seats.get(state.session)
@@ -311,13 +315,14 @@ class VerifierRuntime:
             record_step(self._tracer, state.spec, commit, (started_ns, self._clock.time_ns()))
             self._metrics.commit(commit)
             seat.outbox.put(commit)
-            self._expect_draft(state, item, len(commit.token_ids), now)
+            if state.session in offered:
+                # Drafts that were there and not worth checking count too: waiting for such brings nothing.
+                state.arrivals.verified(len(commit.token_ids))
+            self._expect_draft(state, now)
             if commit.finish is not None:
                 self._leave(seat)
 
-    def _expect_draft(self, state: VerifierSession, item: StepItem, num_tokens: int, now: float) -> None:
-        if item.num_draft:
-            state.arrivals.verified(num_tokens)
+    def _expect_draft(self, state: VerifierSession, now: float) -> None:
         if state.spec.max_draft and not state.path():
             state.arrivals.committed(now)
         else:

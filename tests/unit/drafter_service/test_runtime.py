@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from drafter_service.runtime import DrafterRuntime
+from paceline.core.errors import ResourceExhausted
 from paceline.core.ports import Drafter
 from paceline.core.types import (
     Close,
@@ -217,11 +218,20 @@ async def test_a_session_without_sense_is_refused(spec: SessionSpec) -> None:
         assert runtime.num_sessions == 0
 
 
+async def test_a_session_that_closes_before_it_was_opened_is_never_opened() -> None:
+    drafter = right()
+    async with serving(drafter) as (runtime, peer):
+        peer.say(SPEC, Close("s"))
+        await settle()
+        assert (runtime.num_sessions, set(drafter._specs)) == (0, set())
+
+
 async def test_a_full_drafter_refuses_until_there_is_room() -> None:
     async with serving(right(max_sessions=2)) as (_, peer):
         peer.say(*(replace(SPEC, session=name) for name in "abc"))
         refused = await peer.hear(Refused)
         assert (refused.session, refused.code, refused.retryable) == ("c", "RESOURCE_EXHAUSTED", True)
+        assert refused.message == "All 2 sessions are taken; try another drafter."
         peer.say(Close("a"), replace(SPEC, session="c"))
         while (await peer.hear(Draft)).session != "c":
             pass
@@ -322,9 +332,14 @@ class Slow(SyntheticDrafter):
         self.log: list[str] = []
         self.entered = threading.Semaphore(0)
         self.may_go = threading.Semaphore(0)
+        self.fails = False
+        """Openings that begin now."""
 
     def open(self, spec: SessionSpec) -> None:
+        fails = self.fails
         self._stop(f"open {spec.session}")
+        if fails:
+            raise ResourceExhausted("All slots are taken.")
         super().open(spec)
 
     def close(self, session: str) -> None:
@@ -342,7 +357,7 @@ class Slow(SyntheticDrafter):
 
 
 async def entered(drafter: Slow) -> None:
-    await asyncio.to_thread(drafter.entered.acquire)
+    assert await asyncio.to_thread(drafter.entered.acquire, timeout=10.0)
 
 
 async def released(drafter: Slow, num_calls: int) -> None:
@@ -376,6 +391,20 @@ async def test_a_session_that_closes_while_it_is_being_opened_is_closed_after_th
         assert runtime.num_sessions == 1
         await released(drafter, 1)
         assert drafter.log == ["open s", "close s", "open next"]
+
+
+async def test_a_session_that_opens_again_is_not_blamed_for_its_former_opening() -> None:
+    async with slowly() as (drafter, runtime, peer):
+        drafter.fails = True
+        peer.say(SPEC)
+        await entered(drafter)
+        peer.say(Close("s"), SPEC)
+        await settle()
+        drafter.fails = False
+        await released(drafter, 2)
+        drafter.may_go.release()
+        assert (await peer.hear(Draft | Refused)) == Draft("s", 3, WHOLE[:6], (1.0,) * 6)
+        assert runtime.num_sessions == 1
 
 
 async def test_a_session_that_closes_while_it_is_drafted_for_gets_no_draft() -> None:

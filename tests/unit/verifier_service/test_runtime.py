@@ -143,6 +143,16 @@ async def test_a_session_that_closes_during_a_step_commits_nothing_more_and_free
         assert set(backends[0]._specs) == set()
 
 
+async def test_a_session_that_closes_before_it_was_opened_takes_no_slot() -> None:
+    async with serving(replace(VERIFIER, max_sessions=1)) as (runtime, peer):
+        for _ in range(3):
+            peer.say(SPEC, Close("s"))
+            await settle()
+            assert runtime.num_sessions == 0
+        peer.say(SPEC)
+        assert (await finish(peer, SPEC))["s"] == reference(PROMPT, 20)
+
+
 async def test_a_session_may_open_again_under_its_id_while_its_former_step_runs() -> None:
     async with serving() as (_, peer):
         peer.say(SPEC)
@@ -320,41 +330,57 @@ async def test_a_session_that_wants_no_drafts_is_decoded_plainly(looptime: LoopT
         assert float(looptime) == pytest.approx(20 * STEP_S)
 
 
-async def draft_after(delay_s: float, peer: VerifierPeer, num_tokens: int) -> Tokens:
-    """Answer every commit with right guesses, ``delay_s`` later; return the output."""
-    whole, output = reference(PROMPT, 60), list[int]()
+async def draft_after(delay_s: float, peer: VerifierPeer, *, wrong_by: int = 0, confidence: float = 0.9) -> Tokens:
+    """Answer every commit with four guesses, ``delay_s`` later; return the output."""
+    whole, output = reference(PROMPT, 310), list[int]()
     loop = asyncio.get_running_loop()
     while True:
         commit = await peer.hear(Commit)
         output += commit.token_ids
         if commit.finish is not None:
             return tuple(output)
-        draft = Draft("s", 3 + len(output), whole[len(output) : len(output) + num_tokens], (0.9,) * num_tokens)
-        if len(draft.token_ids) == num_tokens:
-            loop.call_later(delay_s, peer.say, draft)
+        guesses = tuple((token + wrong_by) % VOCAB for token in whole[len(output) : len(output) + 4])
+        loop.call_later(delay_s, peer.say, Draft("s", 3 + len(output), guesses, (confidence,) * 4))
 
 
 async def test_it_waits_a_little_for_drafts_that_save_more(looptime: LoopTimeProxy) -> None:
     spec = replace(SPEC, stops=StopRules(50))
     async with serving() as (_, peer):
         peer.say(spec)
-        assert await draft_after(0.002, peer, 4) == reference(PROMPT, 50)
-        assert looptime < 0.25 < 50 * STEP_S
+        assert await draft_after(0.002, peer) == reference(PROMPT, 50)
+        # A wait of 2 ms and a step of 10 ms bring 5 tokens; without waiting it would take two steps.
+        assert float(looptime) == pytest.approx(50 / 5 * 0.012, abs=2 * STEP_S)
 
 
 async def test_it_never_waits_for_drafts_that_come_too_late(looptime: LoopTimeProxy) -> None:
     spec = replace(SPEC, stops=StopRules(50))
     async with serving() as (_, peer):
         peer.say(spec)
-        assert await draft_after(0.058, peer, 4) == reference(PROMPT, 50)
+        assert await draft_after(0.058, peer) == reference(PROMPT, 50)
         assert float(looptime) == pytest.approx(50 * STEP_S)
+
+
+@pytest.mark.parametrize(
+    ("row_s", "confidence"),
+    [(0.0, 0.9), (0.001, 0.3), (0.001, 0.05)],
+    ids=["checked and wrong", "rarely worth checking", "never worth checking"],
+)
+async def test_it_stops_waiting_for_drafts_that_bring_nothing(
+    row_s: float, confidence: float, looptime: LoopTimeProxy
+) -> None:
+    settings = replace(VERIFIER, synthetic=replace(VERIFIER.synthetic, step_row_s=row_s))
+    async with serving(settings) as (_, peer):
+        peer.say(replace(SPEC, stops=StopRules(300)))
+        output = await draft_after(0.002, peer, wrong_by=1, confidence=confidence)
+        assert output == reference(PROMPT, 300)
+        assert float(looptime) <= 1.015 * 300 * (STEP_S + row_s)
 
 
 async def test_it_does_not_go_on_waiting_for_a_drafter_that_fell_silent(looptime: LoopTimeProxy) -> None:
     spec = replace(SPEC, stops=StopRules(300))
     async with serving() as (_, peer):
         peer.say(spec)
-        drafting = asyncio.ensure_future(draft_after(0.002, peer, 4))
+        drafting = asyncio.ensure_future(draft_after(0.002, peer))
         await asyncio.sleep(0.15)
         drafting.cancel()
         await asyncio.wait((drafting,))
@@ -525,3 +551,7 @@ async def test_a_commit_says_how_long_its_step_took() -> None:
         assert commit.timings.queue_s == pytest.approx(0.5 * STEP_S)
         assert commit.timings.forward_s == pytest.approx(STEP_S)
         assert commit.timings.started_ns == pytest.approx(1e9 * STEP_S)
+        while (commit := await peer.hear(Commit)).session != "late":
+            pass
+        assert commit.timings.queue_s == 0.0
+        assert commit.timings.started_ns == pytest.approx(2e9 * STEP_S)
