@@ -21,7 +21,7 @@ from paceline.testing.system import VERIFIER, LocalSystem, drafter, local_system
 
 pytestmark = pytest.mark.looptime
 VOCAB = len(LETTERS)
-MAX_TOKENS = 24
+MAX_TOKENS = 20
 
 PROMPTS: tuple[Tokens, ...] = (
     (5,),
@@ -36,7 +36,7 @@ LAWS = (
     SamplingParams(temperature=0.7, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.2, seed=3),
     SamplingParams(logit_bias=((3, 9.0), (9, -100.0)), banned_tokens=(5, 6), repetition_penalty=1.5),
 )
-DRAFT_LENGTHS = (1, 4, 16)
+DRAFT_LENGTHS = (1, 4, 12)
 
 
 def agreeing(rate: float) -> MakeDrafter:

@@ -102,6 +102,7 @@ async def test_a_client_that_leaves_early_frees_everything() -> None:
         assert system.coordinator.num_requests == 0
         record = await store.read(started.session)
         assert (record.state, record.reason) == ("C", "The client went away.")
+        assert len(system.around.verifiers._listeners) == len(system.around.drafters._listeners) == 0
 
 
 async def test_a_client_task_that_is_cancelled_frees_everything() -> None:
