@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import nouns
@@ -55,6 +55,29 @@ def test_every_noun_survives_the_wire(pair: tuple[st.SearchStrategy[Any], ToPb, 
     received = type(message).FromString(message.SerializeToString())
     assert from_pb(received) == noun
     assert to_pb(from_pb(received)) == message
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_damaged_message_is_no_message_or_another_noun_or_refused_in_our_own_words(
+    pair: tuple[st.SearchStrategy[Any], ToPb, FromPb], data: st.DataObject
+) -> None:
+    strategy, to_pb, from_pb = pair
+    message = to_pb(data.draw(strategy))
+    damaged = bytearray(message.SerializeToString())
+    for place in data.draw(st.lists(st.integers(0, max(0, len(damaged) - 1)), max_size=3)):
+        damaged[place : place + 1] = data.draw(st.binary(max_size=2))
+    try:
+        received = type(message).FromString(bytes(damaged))
+    except DecodeError:
+        return
+    try:
+        noun = from_pb(received)
+    except PacelineError as error:
+        assert error.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED")  # noqa: PT017
+    else:
+        assert from_pb(to_pb(noun)) == noun or noun != noun
 
 
 SPEC = tokens_pb2.SessionSpec(session_id="s")
