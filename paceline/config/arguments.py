@@ -28,7 +28,7 @@ def parse(cls: type[SettingsT], prog: str, description: str, argv: Sequence[str]
         overrides = [_split(text) for text in arguments.set]
         return load(cls, file=arguments.config, env=env, overrides=overrides)
     except InvalidRequest as error:
-        parser.error(str(error))
+        parser.exit(2, f"{prog}: {error}\n")
 
 
 def _split(text: str) -> tuple[str, str]:

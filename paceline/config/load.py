@@ -65,16 +65,22 @@ def load(
     return _build(cls, values, "")
 
 
-def describe(cls: type[Any], prefix: str = "") -> list[FieldDoc]:
+def describe(cls: type[Any]) -> list[FieldDoc]:
     """Every setting with the text below its field."""
+    return _describe(cls(), "")
+
+
+def _describe(defaults: object, prefix: str) -> list[FieldDoc]:
+    """Of an instance, since a nested default may differ from its class's own."""
+    cls = type(defaults)
     hints, docs = get_type_hints(cls), _docs(cls)
     out: list[FieldDoc] = []
-    for field in fields(cls):
-        kind = hints[field.name]
-        if is_dataclass(kind):
-            out += describe(cast("type[Any]", kind), f"{prefix}{field.name}.")
+    for field in fields(cast("Any", cls)):
+        default = getattr(defaults, field.name)
+        if is_dataclass(default):
+            out += _describe(default, f"{prefix}{field.name}.")
         else:
-            out.append(FieldDoc(prefix + field.name, kind, field.default, docs.get(field.name, "")))
+            out.append(FieldDoc(prefix + field.name, hints[field.name], default, docs.get(field.name, "")))
     return out
 
 
@@ -97,8 +103,8 @@ def _read(file: Path) -> Mapping[str, object]:
             content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise InvalidRequest(f"config: can't read {file}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise InvalidRequest(f"config: {file} is not valid: {error}.") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InvalidRequest(f"config: {file} is not valid: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise InvalidRequest(f"config: {file} must hold a table of settings.")
     return content
@@ -137,16 +143,18 @@ def _put(values: dict[str, object], doc: FieldDoc, value: object, source: str) -
     try:
         values[doc.key] = _convert(doc.kind, value)
     except (TypeError, ValueError) as error:
-        kind = getattr(doc.kind, "__name__", str(doc.kind))
-        raise InvalidRequest(f"{source}: {doc.key} must be {kind}, got {value!r}.") from error
+        raise InvalidRequest(f"{source}: {doc.key} must be {_NAMES.get(doc.kind, 'a list')}, got {value!r}.") from error
     _check_range(doc.key, values[doc.key])
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _convert(kind: type, value: object) -> object:
     if kind is bool:
         return _bool(value)
     if kind is int or kind is float:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             raise TypeError(value)
         return kind(cast("str", value))
     if kind is str:
@@ -166,16 +174,23 @@ def _bool(value: object) -> bool:
     return words[value.lower()]
 
 
-_MAY_BE_ZERO = frozenset({"threads", "max_draft", "window", "model_seed"})
+_MAY_BE_ZERO = frozenset(
+    {"threads", "max_draft", "window", "model_seed", "grace_s", "step_base_s", "step_row_s", "agreement"}
+)
+_LARGEST = 2**31 - 1
+"""Of whole numbers: gRPC's own limit, and far beyond use for all others."""
 
 
 def _check_range(key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
     name = key.rpartition(".")[2]
-    if isinstance(value, float) and not 0.0 <= value < float("inf"):
-        raise InvalidRequest(f"{key}: {value} is out of range; it must be 0 or more.")
-    if isinstance(value, int) and not isinstance(value, bool) and value < (0 if name in _MAY_BE_ZERO else 1):
-        raise InvalidRequest(f"{key}: {value} is too small.")
-    if name == "agreement" and isinstance(value, float) and value > 1.0:
+    least = "0 or more" if name in _MAY_BE_ZERO else "more than 0"
+    if not 0 <= value < float("inf") or (value == 0 and name not in _MAY_BE_ZERO):
+        raise InvalidRequest(f"{key}: {value} is out of range; it must be {least}.")
+    if isinstance(value, int) and value > _LARGEST:
+        raise InvalidRequest(f"{key}: {value} is too large; at most {_LARGEST} will do.")
+    if name == "agreement" and value > 1.0:
         raise InvalidRequest(f"{key}: {value} is a chance; it must be at most 1.")
 
 

@@ -112,7 +112,7 @@ class CoordinatorSettings:
     """Addresses of verifiers."""
     drafters: tuple[str, ...] = ()
     """Addresses of drafters; none is fine, generation is then plain."""
-    store: str = "memory:"
+    store: str = field(default="memory:", repr=False)
     """redis://, rediss:// or unix:// URL of the session store; ``memory:`` keeps sessions in this process."""
     tokenizer: str = "smollm2"
     """Directory with tokenizer.json, or as the verifier's model."""
