@@ -20,7 +20,6 @@ class DraftingSession:
         self._end = spec.prompt_length + spec.stops.max_tokens
         self._credit: int | None = None
         self._is_dry = False
-        self._is_told = False
 
     @property
     def session(self) -> str:
@@ -49,7 +48,7 @@ class DraftingSession:
             del self._path[: len(fresh)], self._confidences[: len(fresh)]
         else:
             self._path, self._confidences = [], []
-        self._is_dry = self._is_told = False
+        self._is_dry = False
 
     def grant(self, credit: Credit) -> None:
         """Guesses may reach up to here."""
@@ -68,7 +67,7 @@ class DraftingSession:
         return self._end - 1 if self._credit is None else min(self._end - 1, self._credit)
 
     def extend(self, job: DraftJob, guess: Guess) -> Draft | None:
-        """The whole path with the new tokens; an empty draft says "nothing", once per position.
+        """The whole path with the new tokens; an empty draft says "nothing", once per position: it is not asked again.
 
         A guess for a context that a commit has overtaken is judged like any late draft.
         """
@@ -78,7 +77,7 @@ class DraftingSession:
             return None
         if not guess.token_ids:
             self._is_dry = late == 0
-            return self._nothing() if not self._path and self._is_dry else None
+            return Draft(self.session, self.position, ()) if self._is_dry and not self._path else None
         known = len(tail) - len(guess.token_ids)
         if late <= known:
             self._path += guess.token_ids
@@ -89,14 +88,7 @@ class DraftingSession:
         self._is_dry = late == 0 and len(guess.token_ids) < job.max_tokens
         if not self._path:
             return None
-        self._is_told = True
         return Draft(self.session, self.position, tuple(self._path), tuple(self._confidences))
-
-    def _nothing(self) -> Draft | None:
-        if self._is_told:
-            return None
-        self._is_told = True
-        return Draft(self.session, self.position, ())
 
     @staticmethod
     def _certain(guess: Guess) -> list[float]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Commit, Credit, Guess, SamplingParams, SessionSpec, StopRules
+from paceline.core.types import Commit, Credit, Draft, Guess, SamplingParams, SessionSpec, StopRules
 from paceline.speculation.drafting import DraftingSession
 
 SPEC = SessionSpec("s", (1, 2, 3), 3, SamplingParams(), StopRules(100), window=6)
@@ -85,6 +85,64 @@ def test_nothing_to_say_is_said_once_per_position() -> None:
     assert one.job(6) is not None
 
 
+def test_nothing_to_say_is_said_again_at_the_next_position() -> None:
+    one = session()
+    said = []
+    for token in (4, 5):
+        said.append(one.extend(one.job(6), Guess("s", ())))  # type: ignore[arg-type]
+        one.commit(commit(one.position, token))
+    assert said == [Draft("s", 3, ()), Draft("s", 4, ())]
+
+
+def test_a_drafter_with_guesses_pending_does_not_say_that_it_has_none() -> None:
+    one = session()
+    one.extend(one.job(4), Guess("s", (4, 5, 6, 7)))  # type: ignore[arg-type]
+    assert one.extend(one.job(4), Guess("s", ())) is None  # type: ignore[arg-type]
+    assert one.num_pending == 4
+
+
+def test_a_drafter_that_said_less_than_it_was_asked_for_is_asked_again_after_a_commit() -> None:
+    one = session()
+    one.extend(one.job(6), Guess("s", (4, 5)))  # type: ignore[arg-type]
+    assert one.job(6) is None
+    one.commit(commit(3, 4))
+    assert one.job(6) is not None
+
+
+@pytest.mark.parametrize("guess", [(4, 5), ()])
+def test_a_short_guess_that_a_commit_overtook_is_no_reason_not_to_ask(guess: tuple[int, ...]) -> None:
+    one = session()
+    one.extend(one.job(2), Guess("s", (4, 5)))  # type: ignore[arg-type]
+    job = one.job(4)
+    one.commit(commit(3, 4))
+    one.extend(job, Guess("s", guess))  # type: ignore[arg-type]
+    assert one.job(6) is not None
+
+
+def test_confidences_stay_with_their_tokens_when_a_commit_overtakes_a_guess() -> None:
+    one = session()
+    job = one.job(4)
+    one.commit(commit(3, 4, 5))
+    draft = one.extend(job, Guess("s", (4, 5, 6, 7), (0.9, 0.8, 0.7, 0.6)))  # type: ignore[arg-type]
+    assert draft == Draft("s", 5, (6, 7), (0.7, 0.6))
+
+
+def test_the_window_is_the_smaller_of_what_is_asked_for_and_what_there_is() -> None:
+    job = DraftingSession(SPEC, max_window=4).job(64)
+    assert job is not None
+    assert job.max_tokens == 4
+    assert DraftingSession(replace(SPEC, window=-1), max_window=4).job(64) is None
+
+
+def test_credit_is_never_taken_back() -> None:
+    one = session()
+    for until in (6, 4):
+        one.grant(Credit("s", until))
+    job = one.job(6)
+    assert job is not None
+    assert job.max_tokens == 3
+
+
 def test_doubled_and_overlapping_commits_are_fine() -> None:
     one = session()
     one.commit(commit(3, 4, 5))
@@ -95,7 +153,7 @@ def test_doubled_and_overlapping_commits_are_fine() -> None:
 
 def test_a_missing_commit_is_an_error() -> None:
     with pytest.raises(Gap):
-        session().commit(commit(5, 9))
+        session().commit(commit(4, 9))
 
 
 def test_credit_limits_how_far_guesses_reach() -> None:
@@ -134,7 +192,7 @@ def test_every_draft_stands_on_committed_tokens_and_stays_within_the_window(
             draft = one.extend(pending, Guess("s", tuple(tokens[: pending.max_tokens])))
             if draft is not None:
                 assert draft.base == len(committed)
-                assert len(draft.token_ids) <= 6 + 4
+                assert len(draft.token_ids) <= 6
                 assert len(draft.confidences) == len(draft.token_ids)
             pending = None
         assert one.position == len(committed)
