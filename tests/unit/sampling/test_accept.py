@@ -179,6 +179,7 @@ def test_chain_keeps_the_longest_prefix_whose_ratios_beat_the_uniforms(
 @pytest.mark.parametrize("rule", RULES)
 def test_the_first_rejected_token_is_replaced_from_where_the_target_says_more(rule: object) -> None:
     q, p = np.array([[0.8, 0.1, 0.1]]), np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+    assert rule([0], q, p, np.array([0.25]), 0.0) == Verdict(0, 1)  # type: ignore[operator]
     assert rule([0], q, p, np.array([0.25]), 0.6) == Verdict(0, 1)  # type: ignore[operator]
     assert rule([0], q, p, np.array([0.25]), 0.7) == Verdict(0, 2)  # type: ignore[operator]
     assert rule([0], q, p, np.array([0.2499]), 0.7) == Verdict(1, 0)  # type: ignore[operator]

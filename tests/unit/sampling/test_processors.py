@@ -225,6 +225,12 @@ def test_top_p_of_a_large_vocabulary_equals_a_full_sort(seed: int, top_p: float,
     assert survivors(scores) == set(order[: int((mass < top_p).sum()) + 1].tolist())
 
 
+def test_the_lowest_ids_survive_top_p_among_many_that_tie() -> None:
+    scores = process(np.tile([1.0, 0.0], 500), replace(DEFAULT, top_p=0.5), (), 0)
+    assert survivors(scores) == set(range(0, 2 * len(survivors(scores)), 2))
+    assert len(survivors(scores)) == 342  # 342 e > half of 500 e + 500 > 341 e
+
+
 def test_top_p_tells_scores_apart_that_are_equally_likely_after_rounding() -> None:
     logits = np.array([0.0, 0.0, 1e-30])
     assert survivors(process(logits, replace(DEFAULT, top_p=0.3), (), 0)) == {2}

@@ -93,6 +93,13 @@ def test_what_a_prompt_had_no_use_for_is_not_owed_later() -> None:
     assert sum(name.startswith("prompt") for name in served) == 8 * PREFILL_SHARE
 
 
+def test_what_a_prompt_got_beyond_its_share_is_not_owed_to_it_again() -> None:
+    batcher, prompt = Batcher(Limits(10, 32)), make("prompt", 500)
+    assert rows(step(batcher, [prompt])) == {"prompt": 10}
+    decoding = [make(str(index), 1, max_draft=0) for index in range(50)]
+    assert rows(step(batcher, [*decoding, prompt]))["prompt"] == 2
+
+
 @given(
     shapes=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     newcomers=st.lists(st.integers(1, 60), min_size=1, max_size=3),
@@ -136,6 +143,13 @@ def test_a_session_whose_prompt_is_not_complete_gets_no_drafts() -> None:
     (first,), (second,) = step(batcher, [one]), step(batcher, [one])
     assert (first.num_committed, first.num_draft, first.sample) == (32, 0, False)
     assert (second.num_committed, second.num_draft, second.sample) == (8, 8, True)
+
+
+def test_drafts_that_can_not_be_checked_yet_take_no_room_from_others() -> None:
+    prompt, decoding = make("prompt", 40), make("decoding", 1)
+    prompt.add(Draft("prompt", 40, (1,) * 8, (0.98,) * 8))
+    decoding.add(Draft("decoding", 1, (1,) * 8, (0.9,) * 8))
+    assert rows(step(Batcher(Limits(34, 32)), [prompt, decoding])) == {"decoding": 2, "prompt": 32}
 
 
 @given(

@@ -92,6 +92,35 @@ def test_one_slow_step_hardly_changes_what_was_learned() -> None:
     assert step.seconds(4) < 0.012
 
 
+def test_faster_steps_are_believed_sooner_than_slower_ones() -> None:
+    faster, slower = cost({4: 0.010}), cost({4: 0.010})
+    faster.observe(4, 0.005)
+    slower.observe(4, 0.015)
+    assert faster.seconds(4) == pytest.approx(0.009)
+    assert slower.seconds(4) == pytest.approx(0.0105)
+
+
+def test_many_rows_are_learned_by_powers_of_two() -> None:
+    for rows, size in ((16, 16), (17, 32), (32, 32), (33, 64)):
+        assert cost({rows: 0.5}).seconds(size) == 0.5
+
+
+def test_beyond_what_was_seen_a_step_costs_what_its_rows_would_add() -> None:
+    step = cost({4: 0.0108})
+    assert step.seconds(9) == pytest.approx(0.0118)
+    assert step.seconds(1) == pytest.approx(0.0102)
+
+
+def test_chances_stay_between_never_and_always_whatever_is_claimed_and_seen() -> None:
+    path = Path((1, 2), (0.0, 1.0))
+    for accepted in (0, 2):
+        learner = AcceptanceLearner()
+        assert learner.chances(path) == pytest.approx([0.02, 0.98])
+        for _ in range(500):
+            learner.observe(path, accepted)
+        assert all(0.0 < chance < 1.0 for chance in learner.chances(path))
+
+
 def test_acceptance_is_learned_per_confidence() -> None:
     learner = AcceptanceLearner()
     sure, unsure = Path((1,), (0.9,)), Path((1,), (0.3,))
