@@ -7,6 +7,9 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from paceline.core.errors import InvalidRequest
+
+LEVELS = ("debug", "info", "warning", "error")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -33,7 +36,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(service: str, level: str) -> None:
-    """Send all logs of this process to standard error as JSON."""
+    """Send all logs of this process to standard error as JSON. Raises ``InvalidRequest`` for an unknown level."""
+    if level.lower() not in LEVELS:
+        raise InvalidRequest(f"server.log_level: {level!r} is unknown; choose one of {', '.join(LEVELS)}.")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -14,7 +14,6 @@ class Span:
     REQUEST = "request"
     TOKENIZE = "request.tokenize"
     CREATE = "request.create"
-    OPEN = "request.open"
     STEP = "verify.step"
     QUEUE = "verify.queue"
     FORWARD = "verify.forward"
@@ -33,17 +32,13 @@ class Attribute:
     TOKENS = "paceline.tokens"
     DRAFTED = "paceline.drafted"
     ACCEPTED = "paceline.accepted"
-    ROWS = "paceline.rows"
-    SESSIONS = "paceline.sessions"
     FINISH = "paceline.finish"
-    VERIFIER = "paceline.verifier"
 
 
 SPANS = {
     Span.REQUEST: "One request at the coordinator, from arrival to its last event.",
     Span.TOKENIZE: "Chat template and tokenizer.",
     Span.CREATE: "The session is written to the store.",
-    Span.OPEN: "From opening at a verifier to its first commit.",
     Span.STEP: "One verifier step of this session, seen from the verifier.",
     Span.QUEUE: "Between the cause of the step and its start.",
     Span.FORWARD: "The forward pass, shared by all sessions of the step.",

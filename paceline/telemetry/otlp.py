@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
+from paceline.core.errors import InvalidRequest
 from paceline.telemetry.spans import SpanRecord
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -17,6 +20,8 @@ class OtlpExporter:
     """Bounded: when the collector is slow or away, the oldest spans are dropped, never the work."""
 
     def __init__(self, service: str, endpoint: str) -> None:
+        """Connects with the first span. Raises ``InvalidRequest`` for an endpoint that is none."""
+        _check(endpoint)
         self._resource = Resource.create({"service.name": f"paceline-{service}"})
         exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https"), timeout=2)
         self._processor = BatchSpanProcessor(exporter, max_queue_size=8192)
@@ -28,6 +33,16 @@ class OtlpExporter:
     def close(self) -> None:
         """Send what is left and stop the thread."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]  # untyped upstream
+
+
+def _check(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and bool(parts.port)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise InvalidRequest(f"server.otlp_endpoint: {endpoint!r} is not an address such as http://localhost:4317.")
 
 
 def to_otel(record: SpanRecord, resource: Resource) -> ReadableSpan:

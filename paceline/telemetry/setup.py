@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
 from paceline.config.settings import ServerSettings
+from paceline.core.errors import InvalidRequest
 from paceline.telemetry.logs import configure
 from paceline.telemetry.metrics import serve_metrics
 from paceline.telemetry.spans import Tracer
@@ -28,20 +30,23 @@ def start(service: str, settings: ServerSettings) -> Telemetry:
     """Logs, spans, and the metrics page when its address is set. Raises ``InvalidRequest`` for a bad address."""
     configure(service, settings.log_level)
     tracer, registry = Tracer(service, settings.ring_spans), CollectorRegistry()
-    stops: list[Callable[[], None]] = []
     address = ""
-    if settings.metrics:
-        address, stop_page = serve_metrics(settings.metrics, registry)
-        stops.append(stop_page)
-    if settings.otlp_endpoint:
+    with ExitStack() as started:
+        if settings.otlp_endpoint:
+            started.callback(_export(tracer, settings.otlp_endpoint))
+        if settings.metrics:
+            address, stop_page = serve_metrics(settings.metrics, registry)
+            started.callback(stop_page)
+        return Telemetry(tracer, registry, address, started.pop_all().close)
+
+
+def _export(tracer: Tracer, endpoint: str) -> Callable[[], None]:
+    try:
         from paceline.telemetry.otlp import OtlpExporter
-
-        exporter = OtlpExporter(service, settings.otlp_endpoint)
-        tracer.export_to(exporter.put)
-        stops.append(exporter.close)
-
-    def stop() -> None:
-        for one in stops:
-            one()
-
-    return Telemetry(tracer, registry, address, stop)
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"server.otlp_endpoint: exporting needs {error.name}; install it with: pip install 'paceline[otel]'."
+        ) from error
+    exporter = OtlpExporter(tracer.service, endpoint)
+    tracer.export_to(exporter.put)
+    return exporter.close
