@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -32,13 +33,18 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Reaching for Python's insides is an error; jinja2 alone would show nothing in its place."""
+
+    def unsafe_undefined(self, obj: object, attribute: str) -> NoReturn:
+        raise SecurityError(f"it may not use {attribute!r}")
+
+
 class ChatTemplate:
     """One compiled template and the special tokens that it may name."""
 
     def __init__(self, source: str, specials: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise, strftime_now=_now)
         try:
@@ -54,25 +60,45 @@ class ChatTemplate:
             return self._template.render(
                 messages=turns, tools=None, documents=None, add_generation_prompt=True, **self._specials
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except Exception as error:  # a template is foreign code: it can fail in any way
             raise InvalidRequest(f"chat: the model's template refuses this conversation: {error}.") from error
 
 
 def load_chat_template(directory: Path) -> ChatTemplate | None:
     """From ``chat_template.jinja``, else from ``tokenizer_config.json``; None when the model has none."""
-    config_file, template_file = directory / "tokenizer_config.json", directory / "chat_template.jinja"
-    config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
-    source = template_file.read_text("utf-8") if template_file.is_file() else _default(config.get("chat_template"))
+    template_file = directory / "chat_template.jinja"
+    config = _config(directory / "tokenizer_config.json")
+    source = _text(template_file) if template_file.is_file() else _default(config.get("chat_template"))
     if not source:
         return None
     named = {name: _content(config.get(name)) for name in _SPECIALS}
     return ChatTemplate(source, {name: text for name, text in named.items() if text is not None})
 
 
+def _config(file: Path) -> Mapping[str, object]:
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(_text(file))
+    except ValueError as error:
+        raise InvalidRequest(f"{file} is not JSON: {error}. Get the model's files again.") from error
+    if not isinstance(config, dict):
+        raise InvalidRequest(f"{file} must hold an object. Get the model's files again.")
+    return config
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"Can't read {file}: {error}. Get the model's files again.") from error
+
+
 def _default(entry: object) -> str | None:
     """A template is a string, or a list of named ones of which ``default`` counts."""
     if isinstance(entry, list):
-        return next((one["template"] for one in entry if one.get("name") == "default"), None)
+        named = [one for one in entry if isinstance(one, Mapping) and one.get("name") == "default"]
+        entry = named[0].get("template") if named else None
     return entry if isinstance(entry, str) else None
 
 

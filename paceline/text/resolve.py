@@ -28,7 +28,7 @@ def prepared_directory(source: str) -> Path:
 def model_directory(source: str) -> Path:
     """A directory with config.json and tokenizer.json. Raises ``NotFound`` when nothing was prepared yet."""
     path = Path(source)
-    if path.is_dir():
+    if source and path.is_dir():
         return path
     prepared = prepared_directory(source)
     if (prepared / "tokenizer.json").is_file():

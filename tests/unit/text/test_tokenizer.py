@@ -87,7 +87,9 @@ def test_a_missing_tokenizer_names_the_place(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
-def test_a_broken_tokenizer_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{", "utf-8")
-    with pytest.raises(InvalidRequest, match=r"tokenizer\.json"):
-        Tokenizer.load(tmp_path)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"model": {"type": "Nobody"}}'])
+def test_a_broken_tokenizer_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    for load in (Tokenizer.load, vocabulary_digest):
+        with pytest.raises(InvalidRequest, match=r"tokenizer\.json is not a tokenizer"):
+            load(tmp_path)
