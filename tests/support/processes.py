@@ -66,6 +66,11 @@ class RunningStack:
     def pid_at(self, address: str) -> int:
         return next(one["pid"] for one in self.ready["processes"] if one["address"] == address)
 
+    def kill(self) -> None:
+        """SIGKILL of the supervisor alone."""
+        self._process.kill()
+        self._process.wait(10)
+
     def interrupt(self, timeout: float = 30) -> int:
         """Ctrl-C; returns the exit code."""
         self._process.send_signal(signal.SIGINT)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support.processes import RunningStack, environment, is_alive, paceline, stack, synthetic
 
@@ -186,6 +187,14 @@ def test_ctrl_c_ends_every_process_and_the_exit_is_clean(tmp_path: Path) -> None
         assert one.interrupt() == 0
         assert [pid for pid in pids if is_alive(pid)] == []
         assert not (tmp_path / "stack.json").exists()
+
+
+def test_when_the_stack_itself_is_killed_no_process_stays_behind(tmp_path: Path) -> None:
+    with stack(*synthetic(), env=environment(tmp_path)) as one:
+        pids = [process["pid"] for process in one.ready["processes"]]
+        one.kill()
+        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)
+    assert alive == []
 
 
 def test_without_a_target_the_running_stack_is_found(tmp_path: Path) -> None:
