@@ -273,8 +273,8 @@ class VerifierRuntime:
     async def _waited(self, ready: Sequence[VerifierSession]) -> bool:
         """Whether time went by for drafts that pay, so that everything must be looked at again."""
         now = self._clock.monotonic()
-        plain, verify = self._cost.seconds(len(ready)), self._cost.seconds(len(ready) + 4)
-        until = wait_until([one.arrivals.expect(plain, verify) for one in ready], now)
+        plain = self._cost.seconds(len(ready))
+        until = wait_until([one.arrivals.expect(plain) for one in ready], now)
         if until is None:
             return False
         self._wake.clear()
@@ -317,10 +317,16 @@ class VerifierRuntime:
             seat.outbox.put(commit)
             if state.session in offered:
                 # Drafts that were there and not worth checking count too: waiting for such brings nothing.
-                state.arrivals.verified(len(commit.token_ids))
+                state.arrivals.verified(len(commit.token_ids) - 1 - self._price(plan, item))
             self._expect_draft(state, now)
             if commit.finish is not None:
                 self._leave(seat)
+
+    def _price(self, plan: _Plan, item: StepItem) -> float:
+        """What the rows of an item's drafts cost, in plain steps."""
+        rows = sum(len(one.tokens) for _, one in plan)
+        extra = self._cost.seconds(rows) - self._cost.seconds(rows - item.num_draft)
+        return extra / self._cost.seconds(len(plan))
 
     def _expect_draft(self, state: VerifierSession, now: float) -> None:
         if state.spec.max_draft and not state.path():

@@ -1,7 +1,8 @@
 """Wait for a draft, or go on without? Waiting R pays iff the tokens it brings are worth more than the time it takes.
 
 With p the chance that a draft comes, L the tokens of a step that has one, t_1 and t_v the times of a plain and of a
-verifying step: wait iff p * (L - 1) * t_1 > R + p * (t_v - t_1). Times are seconds of the caller's clock.
+verifying step, a draft saves s = L - 1 - (t_v - t_1) / t_1 plain steps: wait iff p * s * t_1 > R. All are learned; s
+also from drafts that came and were not worth checking. Times are seconds of the caller's clock.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 
 RATE = 0.1
 """Weight of the newest observation."""
+FASTER, SLOWER = 0.5, 0.05
+"""Weight of a shorter and of a longer arrival time: drafts that come while a step computes are held up by it, and say
+little of how soon they would come to a verifier that waits."""
 PATIENCE = 2.0
 """Waits last at most this many typical arrival times."""
 
@@ -21,7 +25,7 @@ class DraftArrivals:
     def __init__(self) -> None:
         self._delay_s: float | None = None
         self._chance = 0.5
-        self._tokens = 2.0
+        self._saved = 1.0
         self._committed_at: float | None = None
 
     def committed(self, now: float) -> None:
@@ -33,7 +37,8 @@ class DraftArrivals:
         if self._committed_at is None:
             return
         delay, self._committed_at = now - self._committed_at, None
-        self._delay_s = delay if self._delay_s is None else self._delay_s + RATE * (delay - self._delay_s)
+        known = delay if self._delay_s is None else self._delay_s
+        self._delay_s = known + (FASTER if delay < known else SLOWER) * (delay - known)
         self._chance += RATE * (useful - self._chance)
 
     def missed(self) -> None:
@@ -49,21 +54,22 @@ class DraftArrivals:
         """The next position has its draft already."""
         self._committed_at = None
 
-    def verified(self, num_tokens: int) -> None:
-        """A step with drafts committed this many tokens."""
-        self._tokens += RATE * (num_tokens - self._tokens)
+    def verified(self, saved: float) -> None:
+        """A step that had drafts, checked or not, saved this many plain steps: tokens more, less the time for rows."""
+        self._saved += RATE * (saved - self._saved)
 
     @property
     def is_pending(self) -> bool:
         """An answer for the present position may still come."""
         return self._committed_at is not None
 
-    def expect(self, plain_s: float, verify_s: float) -> Prospect | None:
+    def expect(self, plain_s: float) -> Prospect | None:
         """What waiting for this session may bring; None when nothing can come or nothing is known yet."""
         if self._committed_at is None or self._delay_s is None:
             return None
-        gain = self._chance * ((self._tokens - 1.0) * plain_s - (verify_s - plain_s))
-        return Prospect(gain, self._delay_s, self._committed_at + PATIENCE * self._delay_s)
+        return Prospect(
+            self._chance * self._saved * plain_s, self._delay_s, self._committed_at + PATIENCE * self._delay_s
+        )
 
 
 @dataclass(frozen=True, slots=True)
