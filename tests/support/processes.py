@@ -77,6 +77,14 @@ class RunningStack:
         return self._process.wait(timeout)
 
 
+def generate(running: RunningStack, *arguments: str) -> dict[str, object]:
+    """The JSON of one ``paceline generate``."""
+    done = paceline("generate", "--target", running.grpc, "--json", *arguments)
+    assert done.code == 0, done.err
+    answer: dict[str, object] = done.json
+    return answer
+
+
 @contextmanager
 def stack(*options: str, env: dict[str, str] | None = None) -> Iterator[RunningStack]:
     """A stack on free ports for the length of the block; every process of it is gone afterwards."""

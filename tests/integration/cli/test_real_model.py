@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import RunningStack, paceline, stack
+from support.processes import RunningStack, generate, paceline, stack
 
 from paceline.models.loading import prepare
 from paceline.text.tokenizer import Tokenizer
@@ -21,13 +21,6 @@ def running() -> Iterator[RunningStack]:
     prepare("smollm2")
     with stack("--set", "verifier.server.metrics=127.0.0.1:0") as one:
         yield one
-
-
-def generate(running: RunningStack, *arguments: str) -> dict[str, object]:
-    done = paceline("generate", "--target", running.grpc, "--json", *arguments)
-    assert done.code == 0, done.err
-    answer: dict[str, object] = done.json
-    return answer
 
 
 @pytest.mark.parametrize("law", [[], ["--temperature", "0.8", "--top-p", "0.95", "--seed", "5"]])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.processes import RunningStack, environment, is_alive, paceline, stack, synthetic
+from support.processes import RunningStack, environment, generate, is_alive, paceline, stack, synthetic
 
 from paceline.core.types import SamplingParams
 from paceline.models.hash_model import HashModel
@@ -30,13 +30,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     cache = tmp_path_factory.mktemp("cache")
     with stack("--verifiers", "2", *synthetic(step_s=0.005), env=environment(cache)) as one:
         yield one
-
-
-def generate(running: RunningStack, *arguments: str) -> dict[str, object]:
-    done = paceline("generate", "--target", running.grpc, "--json", *arguments)
-    assert done.code == 0, done.err
-    answer: dict[str, object] = done.json
-    return answer
 
 
 def test_the_ready_line_names_every_process_and_each_is_alive(running: RunningStack) -> None:
