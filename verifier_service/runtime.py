@@ -309,8 +309,9 @@ class VerifierRuntime:
             timings = StepTimings(started - seat.ready_since, result.forward_s, result.sample_s, started_ns)
             commit = state.apply(outcome, timings)
             seat.ready_since = now
+            fed = min(item.start + item.num_committed, state.spec.prompt_length) - item.start
+            self._metrics.prefill_tokens.inc(max(0, fed))
             if commit is None:
-                self._metrics.prefill_tokens.inc(len(item.tokens))
                 continue
             record_step(self._tracer, state.spec, commit, (started_ns, self._clock.time_ns()))
             self._metrics.commit(commit)

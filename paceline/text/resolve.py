@@ -20,9 +20,19 @@ def cache_root(env: Mapping[str, str] = os.environ) -> Path:
 
 def prepared_directory(source: str) -> Path:
     """Where the model that ``source`` names is kept once it was converted."""
-    name = Path(source).stem if source.endswith(".gguf") else source.replace("/", "--")
-    suffix = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:8] if source.endswith(".gguf") else "v1"
-    return cache_root() / "models" / f"{name}-{suffix}"
+    if not source.endswith(".gguf"):
+        return cache_root() / "models" / f"{source.replace('/', '--')}-v1"
+    file = Path(source).resolve()
+    key = [str(file), *_state(file)]
+    return cache_root() / "models" / f"{file.stem}-{hashlib.sha256(':'.join(key).encode()).hexdigest()[:8]}"
+
+
+def _state(file: Path) -> tuple[str, ...]:
+    """Of a file that may be replaced: what is converted is known by size and time, too."""
+    if not file.is_file():
+        return ()
+    found = file.stat()
+    return str(found.st_size), str(found.st_mtime_ns)
 
 
 def model_directory(source: str) -> Path:

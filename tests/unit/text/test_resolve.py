@@ -45,6 +45,15 @@ def test_files_of_the_same_name_in_different_places_are_kept_apart(tmp_path: Pat
     assert first == prepared_directory(str(tmp_path / "a" / "model.gguf"))
 
 
+def test_a_file_that_was_replaced_is_another_model(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"one")
+    before = prepared_directory(str(file))
+    assert prepared_directory(str(file)) == before
+    file.write_bytes(b"three")
+    assert prepared_directory(str(file)) != before
+
+
 @pytest.mark.parametrize("source", ["../../etc", "a/../b", "/no/such/place"])
 def test_no_name_leads_out_of_the_cache(cache: Path, source: str) -> None:
     assert prepared_directory(source).parent == cache / "models"

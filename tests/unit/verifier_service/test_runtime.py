@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from looptime import LoopTimeProxy
+from prometheus_client import CollectorRegistry
 
 from paceline.config.settings import VerifierSettings
 from paceline.core.ports import Clock, VerifierBackend
@@ -28,6 +29,8 @@ from paceline.core.types import (
     StopRules,
     Tokens,
 )
+from paceline.telemetry.metrics import VerifierMetrics
+from paceline.telemetry.spans import Tracer
 from paceline.testing.clock import LoopClock
 from paceline.testing.letters import LETTERS
 from paceline.testing.puppets import VerifierPeer
@@ -555,3 +558,23 @@ async def test_a_commit_says_how_long_its_step_took() -> None:
             pass
         assert commit.timings.queue_s == 0.0
         assert commit.timings.started_ns == pytest.approx(2e9 * STEP_S)
+
+
+async def test_every_prompt_token_is_counted_once_also_those_of_the_chunk_that_samples() -> None:
+    registry = CollectorRegistry()
+    runtime = VerifierRuntime(
+        SyntheticVerifier(VERIFIER, LoopClock()),
+        VERIFIER,
+        LoopClock(),
+        tracer=Tracer("verifier"),
+        metrics=VerifierMetrics(registry),
+    )
+    running = asyncio.ensure_future(runtime.run())
+    peer: VerifierPeer = VerifierPeer(runtime)
+    long = replace(SPEC, session="long", context=PROMPT * 70, prompt_length=210)
+    peer.say(SPEC, long)
+    await finish(peer, SPEC, long)
+    assert registry.get_sample_value("paceline_prompt_tokens_total") == 213
+    await peer.vanish()
+    running.cancel()
+    await asyncio.wait((running,))
