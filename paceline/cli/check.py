@@ -115,6 +115,8 @@ class _Checker:
                 for job in asyncio.as_completed(jobs):
                     await job
                     progress.advance(bar)
+                counts = f"{tally.prompts} prompts, {tally.tokens} tokens, {tally.mismatches} mismatches"
+                say(f"{drafter}, {law.name}: {counts}, {tally.errors} errors")
 
     async def _one(self, client: Client, row: PromptRow, index: int, law: _Law, tally: _Tally, chat: bool) -> None:
         prompt = Chat((ChatMessage("user", row.text),)) if chat else row.text
