@@ -301,7 +301,7 @@ class VerifierRuntime:
 
     def _commit(self, plan: _Plan, result: StepResult, start: tuple[float, int], offered: Collection[str]) -> None:
         started, started_ns = start
-        now = self._clock.monotonic()
+        now, rows = self._clock.monotonic(), sum(len(item.tokens) for _, item in plan)
         for (state, item), outcome in zip(plan, result.outcomes, strict=True):
             seat = self._seats.get(state.session)
             if seat is None or seat.state is not state:
@@ -318,16 +318,17 @@ class VerifierRuntime:
             seat.outbox.put(commit)
             if state.session in offered:
                 # Drafts that were there and not worth checking count too: waiting for such brings nothing.
-                state.arrivals.verified(len(commit.token_ids) - 1 - self._price(plan, item))
+                state.arrivals.verified(len(commit.token_ids) - 1 - self._price(item, rows, len(plan)))
             self._expect_draft(state, now)
             if commit.finish is not None:
                 self._leave(seat)
 
-    def _price(self, plan: _Plan, item: StepItem) -> float:
-        """What the rows of an item's drafts cost, in plain steps."""
-        rows = sum(len(one.tokens) for _, one in plan)
+    def _price(self, item: StepItem, rows: int, num_sessions: int) -> float:
+        """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any."""
+        if not item.num_draft:
+            return 0.0
         extra = self._cost.seconds(rows) - self._cost.seconds(rows - item.num_draft)
-        return extra / self._cost.seconds(len(plan))
+        return extra / self._cost.seconds(num_sessions)
 
     def _expect_draft(self, state: VerifierSession, now: float) -> None:
         if state.spec.max_draft and not state.path():
