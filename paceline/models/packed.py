@@ -1,6 +1,7 @@
 """Linear layers with weights packed once for the CPU's matrix units (oneDNN), in blocks of rows that share one kernel.
 
-Measured: up to 32 rows a row's bits don't depend on the others; beyond, oneDNN takes another kernel. Hence the blocks.
+Up to 32 rows a row's bits don't depend on the others. Beyond, oneDNN may take another kernel: an earlier measurement
+saw bits change, the one of ADR 12 did not. Hence the blocks.
 Activations run row by row: torch computes the last elements of a thread's share with other code than the rest, so
 that otherwise a row's bits would depend on how many rows there are and on the number of threads.
 """
