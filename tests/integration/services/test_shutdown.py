@@ -21,7 +21,7 @@ import verifier_service.app
 from paceline.client.aio import Client, read_spans
 from paceline.config.settings import CoordinatorSettings, ServerSettings
 from paceline.core.errors import PacelineError
-from paceline.core.requests import GenerateRequest
+from paceline.core.requests import Chunk, GenerateRequest
 from paceline.core.types import SamplingParams
 from paceline.testing.reference import reference
 from paceline.testing.sockets import serve_coordinator, serve_drafter, serve_verifier
@@ -99,10 +99,13 @@ async def test_a_verifier_ends_after_its_last_session(tmp_path: Path, settings: 
         pools = replace(settings, verifiers=(process.address,))
         async with serve_coordinator(pools, UnreliableStore()) as up, Client(up.address) as client:
             await up.runtime.wait_ready()
-            completing = asyncio.create_task(client.complete(REQUEST))
-            await until(lambda: up.runtime.describe().verifiers[0].sessions == 1)
+            events = client.generate(REQUEST)
+            # A session that the coordinator has sent and the verifier not yet seen would have to go elsewhere.
+            seen = [await anext(events), await anext(events)]
+            assert isinstance(seen[-1], Chunk)
             await process.terminate()
-            assert (await completing).token_ids == WHOLE
+            seen += [event async for event in events]
+            assert sum((event.token_ids for event in seen if isinstance(event, Chunk)), ()) == WHOLE
 
 
 async def test_sessions_that_outlast_a_verifiers_grace_go_on_elsewhere(
