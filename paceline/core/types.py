@@ -141,6 +141,17 @@ class StepTimings:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureFrame:
+    """The target's hidden states at consecutive committed positions, for drafters that need them."""
+
+    start: int
+    """Position of the first row."""
+    num_rows: int
+    bf16: bytes = field(repr=False)
+    """Row-major bfloat16, little-endian, [num_rows, len(taps) * hidden], in the order of ``Needs.hidden_states``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Tokens that are final. Commits of a session are contiguous."""
 
@@ -203,6 +214,9 @@ class Needs:
     """What a drafter wants of the target beyond token ids. Data, never an ``if`` on a drafter's name."""
 
     hidden_states: tuple[int, ...] = ()
+    """Taps: after this many layers; -1 is the normalised output of the last one."""
+    history: int = 0
+    """Positions before the newest one whose hidden states are of use; older ones need not be sent."""
     same_tokenizer: bool = False
 
 
@@ -289,6 +303,8 @@ class DraftJob:
     """Committed tokens and then the path guessed so far; ``context[:committed]`` is certain."""
     committed: int
     max_tokens: int
+    features: tuple[FeatureFrame, ...] = ()
+    """Frames that came since the session's last job, oldest first; positions below ``committed`` only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import transformers
 from paceline.models.attend import Bits, KeyValues, as_array, attend
 from paceline.models.kernels import rms_norm, rope_and_store, silu_gate
 from paceline.models.packed import PackedLinear
-from paceline.models.rows import Rows
+from paceline.models.rows import LAST, Output, Rows
 
 LAYER_CLASSES = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
 _PARTS = {
@@ -83,19 +83,27 @@ class FusedForward:
         dtype = self._embedding.dtype
         self._layers = [_layer(one, KeyValues(num_slots, capacity, shape, dtype)) for one in decoder.layers]
 
-    def logits(self, rows: Rows) -> torch.Tensor:
-        """[len(rows.keep), vocab], in the model's dtype."""
+    def run(self, rows: Rows) -> Output:
+        """All rows through all layers, those that are kept through the output layer too."""
         x = self._embedding[torch.from_numpy(rows.token_ids)]
         angles = self._angles(x, rows)
         buffers = _Buffers(x, self._heads, self._d, self._layers[0].down.in_features)
-        for layer in self._layers:
+        tapped = {}
+        for count, layer in enumerate(self._layers, start=1):
             x = self._run(layer, x, rows, angles, buffers)
-        x = x[torch.from_numpy(rows.keep)]
-        if not len(x):
-            return torch.empty(0, self._head.out_features, dtype=x.dtype)
+            if count in rows.taps:
+                tapped[count] = x
+        keep = torch.from_numpy(rows.keep)
+        normed = self._normed(x if LAST in rows.taps else x[keep])
+        kept = normed[keep] if LAST in rows.taps else normed
+        logits = self._head(kept) if len(kept) else torch.empty(0, self._head.out_features, dtype=x.dtype)
+        features = [normed if tap == LAST else tapped[tap] for tap in rows.taps]
+        return Output(logits, torch.cat(features, 1) if features else None)
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
         normed = torch.empty_like(x)
         rms_norm(as_array(x), self._norm, self._eps, as_array(normed))
-        return self._head(normed)
+        return normed
 
     def _angles(self, x: torch.Tensor, rows: Rows) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         cosine, sine = self._rotary(x, torch.from_numpy(rows.places.positions)[None])

@@ -15,7 +15,7 @@ from paceline.core.errors import Unsupported
 from paceline.models.attend import KeyValues, as_array, attend
 from paceline.models.kernels import store_kv
 from paceline.models.packed import pack
-from paceline.models.rows import Rows
+from paceline.models.rows import Output, Rows
 
 ATTENTION = "paceline"
 """Name under which models find our attention."""
@@ -41,16 +41,19 @@ class GenericForward:
         model.set_attn_implementation(ATTENTION)
         pack(model)
 
-    def logits(self, rows: Rows) -> torch.Tensor:
-        """[len(rows.keep), vocab], in the model's dtype."""
+    def run(self, rows: Rows) -> Output:
+        """All rows through all layers, those that are kept through the output layer too."""
         out = self._model(
             input_ids=torch.from_numpy(rows.token_ids)[None],
             position_ids=torch.from_numpy(rows.places.positions)[None],
             use_cache=False,
             logits_to_keep=torch.from_numpy(rows.keep) if len(rows.keep) else 1,
+            output_hidden_states=bool(rows.taps),
             paceline_step=(self, rows),
         )
-        return out.logits[0]
+        # The library's last hidden state is normalised already; the first is the embedding.
+        features = [out.hidden_states[tap][0] for tap in rows.taps]
+        return Output(out.logits[0], torch.cat(features, 1) if features else None)
 
     def cache(self, layer: int, keys: torch.Tensor) -> KeyValues:
         """The cache of a layer whose keys are [1, kv, rows, d]."""

@@ -6,8 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from paceline.models.attend import Places
+
+LAST = -1
+"""The normalised output of the last layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Of a forward pass."""
+
+    logits: torch.Tensor
+    """[len(rows.keep), vocab], in the model's dtype."""
+    features: torch.Tensor | None = None
+    """[len(rows), len(taps) * hidden], in the order of the taps; None without taps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +44,14 @@ class Rows:
     places: Places
     keep: np.ndarray[tuple[int], np.dtype[np.int64]]
     """Indices of the rows whose logits are wanted."""
+    taps: tuple[int, ...] = ()
+    """Hidden states wanted of every row: after this many layers, or ``LAST`` for what the output layer sees."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
 
-def lay_out(segments: Sequence[Segment], *, spare: int, min_rows: int) -> Rows:
+def lay_out(segments: Sequence[Segment], *, spare: int, min_rows: int, taps: tuple[int, ...] = ()) -> Rows:
     """Rows of all segments in order; padding rows live at the front of the spare slot."""
     tokens: list[int] = []
     slots: list[int] = []
@@ -52,6 +68,7 @@ def lay_out(segments: Sequence[Segment], *, spare: int, min_rows: int) -> Rows:
         np.array(tokens + [0] * missing, np.int64),
         Places(np.array(slots + [spare] * missing, np.int64), np.array([*positions, *range(missing)], np.int64)),
         _at_least(keep, min_rows, len(tokens) + missing),
+        taps,
     )
 
 

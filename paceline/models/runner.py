@@ -16,7 +16,7 @@ from paceline.core.errors import PacelineError, Unsupported
 from paceline.models.fused import FusedForward, can_fuse
 from paceline.models.generic import GenericForward, stock_logits
 from paceline.models.loading import LoadedModel
-from paceline.models.rows import Rows, Segment, lay_out
+from paceline.models.rows import Output, Rows, Segment, lay_out
 from paceline.models.slots import SlotTable
 
 _PROBE = tuple(7919 * i + 13 for i in range(12))
@@ -36,8 +36,8 @@ class Forward(Protocol):
     def kernel_plan(self) -> str:
         """Which kernels it is made of; part of the numerics id."""
 
-    def logits(self, rows: Rows) -> torch.Tensor:
-        """[len(rows.keep), vocab]."""
+    def run(self, rows: Rows) -> Output:
+        """Logits of the rows that are kept, features of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,20 @@ class ModelRunner:
 
     def logits(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """One tensor [keep, vocab] per feed; each session's cache then ends with its feed."""
+        return [one.logits for one in self.run(feeds)]
+
+    def run(self, feeds: Sequence[Feed], taps: tuple[int, ...] = ()) -> list[Output]:
+        """Logits [keep, vocab] and, with ``taps``, features [tokens, taps * hidden] of each feed."""
         for feed in feeds:
             self.slots.extend(feed.session, feed.start, len(feed.tokens))
         segments = [Segment(self.slots.slot(feed.session), feed.start, feed.tokens, feed.keep) for feed in feeds]
         with torch.inference_mode():
-            out = self._forward.logits(lay_out(segments, spare=self.slots.spare, min_rows=self.min_rows))
-        return list(out[: sum(feed.keep for feed in feeds)].split([feed.keep for feed in feeds]))
+            out = self._forward.run(lay_out(segments, spare=self.slots.spare, min_rows=self.min_rows, taps=taps))
+        logits = _split(out.logits, [feed.keep for feed in feeds])
+        if out.features is None:
+            return [Output(one) for one in logits]
+        features = _split(out.features, [len(feed.tokens) for feed in feeds])
+        return [Output(*both) for both in zip(logits, features, strict=True)]
 
     @property
     def numerics_id(self) -> str:
@@ -102,6 +110,11 @@ class ModelRunner:
     def kernel_plan(self) -> str:
         """For people."""
         return self._forward.kernel_plan
+
+
+def _split(rows: torch.Tensor, counts: Sequence[int]) -> Sequence[torch.Tensor]:
+    """The rows of each feed; padding comes last."""
+    return rows[: sum(counts)].split(list(counts))
 
 
 def _choose_forward(loaded: LoadedModel, num_slots: int) -> Forward:
@@ -138,7 +151,7 @@ def _in_pieces(forward: Forward, tokens: Sequence[int]) -> torch.Tensor:
     for size in _PIECES:
         piece = tokens[start : start + size]
         if piece:
-            out.append(forward.logits(lay_out([Segment(0, start, piece, len(piece))], spare=0, min_rows=1)))
+            out.append(forward.run(lay_out([Segment(0, start, piece, len(piece))], spare=0, min_rows=1)).logits)
         start += size
     return torch.cat(out)
 

@@ -113,8 +113,8 @@ def test_the_fused_forward_is_the_generic_one(name: str, dtype: torch.dtype, tmp
     loaded = load(write_model(tmp_path, kind, **config), dtype, max_context=LENGTH)
     rows = lay_out([Segment(0, 0, TOKENS, LENGTH)], spare=1, min_rows=1)
     with torch.inference_mode():
-        fused = FusedForward(loaded.model, 2, LENGTH).logits(rows)
-        generic = GenericForward(loaded.model, 2, LENGTH).logits(rows)
+        fused = FusedForward(loaded.model, 2, LENGTH).run(rows).logits
+        generic = GenericForward(loaded.model, 2, LENGTH).run(rows).logits
     tolerance = 0.1 if dtype == torch.bfloat16 else 2e-5
     assert (fused.float() - generic.float()).abs().max() < tolerance * generic.float().std()
 
