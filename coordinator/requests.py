@@ -42,6 +42,8 @@ class Admitted:
     stop_strings: tuple[str, ...]
     max_draft: int
     """0 decodes plainly."""
+    min_draft: int
+    """At most ``max_draft``."""
     verifier: VerifierInfo
     """What the session is pinned to: any verifier with this numerics id gives the same bits."""
     parent: TraceContext
@@ -83,6 +85,7 @@ def admit(
     if sampling.top_k > MAX_TOP_K:
         raise InvalidRequest(f"top_k: {sampling.top_k} is more than {MAX_TOP_K}; use 0 to keep all tokens.")
     prompt = _prompt(request, tokenizer)
+    min_draft, max_draft = _draft_lengths(request, settings)
     parent = request.trace if request.trace.trace_id else new_trace()
     _check_prompt(prompt, verifier)
     return Admitted(
@@ -92,7 +95,8 @@ def admit(
         sampling=sampling,
         stops=_stop_rules(request, settings, verifier),
         stop_strings=_stop_strings(request.stop, tokenizer),
-        max_draft=_max_draft(request, settings),
+        max_draft=max_draft,
+        min_draft=min_draft,
         verifier=verifier,
         parent=parent,
         trace=child_of(parent),
@@ -152,8 +156,11 @@ def _stop_strings(stop: tuple[str, ...], tokenizer: Tokenizer | None) -> tuple[s
     return stop
 
 
-def _max_draft(request: GenerateRequest, settings: CoordinatorSettings) -> int:
+def _draft_lengths(request: GenerateRequest, settings: CoordinatorSettings) -> tuple[int, int]:
+    """(least, most) draft tokens of a step."""
     max_draft = settings.max_draft if request.max_draft is None else request.max_draft
     if not 0 <= max_draft <= MAX_DRAFT:
         raise InvalidRequest(f"max_draft: {max_draft} is not between 0 and {MAX_DRAFT}.")
-    return 0 if request.mode is DraftMode.PLAIN else max_draft
+    if not 0 <= request.min_draft <= max_draft:
+        raise InvalidRequest(f"min_draft: {request.min_draft} is not between 0 and max_draft, {max_draft}.")
+    return (0, 0) if request.mode is DraftMode.PLAIN else (request.min_draft, max_draft)

@@ -206,6 +206,7 @@ class Session:
             sampling=admitted.sampling,
             stops=admitted.stops,
             max_draft=admitted.max_draft,
+            min_draft=admitted.min_draft,
             window=max(self._around.window, admitted.max_draft),
             model_digest="",
             numerics_id=admitted.verifier.numerics_id,

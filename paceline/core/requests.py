@@ -60,6 +60,9 @@ class GenerateRequest:
     mode: DraftMode = DraftMode.PIPELINE
     max_draft: int | None = None
     """Draft tokens per verifier step at most; None is the service's default."""
+    min_draft: int = 0
+    """Draft tokens to check whenever they are there, whether that pays or not: with ``max_draft`` a fixed block, for
+    measurements; at most ``max_draft``."""
     trace: TraceContext = field(default_factory=TraceContext)
     """Joins the caller's trace."""
     deadline_s: float = 0.0

@@ -89,6 +89,8 @@ class SessionSpec:
     stops: StopRules
     max_draft: int = 8
     """Draft tokens per verifier step at most; 0 decodes plainly."""
+    min_draft: int = 0
+    """Draft tokens to check whenever they are there, whether that pays or not; at most ``max_draft``."""
     window: int = 16
     """Draft tokens that may be pending beyond the last commit."""
     fan_out: int = 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import StepItem
-from paceline.speculation.draft_length import StepCost, choose_lengths
+from paceline.speculation.draft_length import StepCost, choose_lengths, lengthen
 from paceline.speculation.session import VerifierSession
 
 DECODE_ROWS = 16
@@ -85,7 +85,9 @@ class Batcher:
             session.acceptance.chances(session.path()) if samples else []
             for (session, _), samples in zip(taking, sampling, strict=True)
         ]
-        return choose_lengths(chances, _rows(taking), budget, cost)
+        lengths = choose_lengths(chances, _rows(taking), budget, cost)
+        least = [min(session.spec.min_draft, len(own)) for (session, _), own in zip(taking, chances, strict=True)]
+        return lengthen(lengths, least, budget)
 
 
 def _rows(taking: Sequence[_Share]) -> int:

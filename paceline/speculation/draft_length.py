@@ -123,6 +123,16 @@ def choose_lengths(chances: Sequence[Sequence[float]], base_rows: int, budget: i
     return lengths
 
 
+def lengthen(lengths: Sequence[int], least: Sequence[int], budget: int) -> list[int]:
+    """``lengths`` raised to ``least`` as far as ``budget`` tokens in all allow; the first sessions come first."""
+    spare, out = budget - sum(lengths), []
+    for length, wanted in zip(lengths, least, strict=True):
+        more = max(0, min(wanted - length, spare))
+        out.append(length + more)
+        spare -= more
+    return out
+
+
 def _cumulative(chances: Sequence[float]) -> list[float]:
     reach, out = 1.0, []
     for chance in chances:

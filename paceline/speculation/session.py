@@ -148,3 +148,5 @@ def _check(spec: SessionSpec, max_context: int, vocab_size: int) -> None:
         raise InvalidRequest("max_tokens: the context already holds that many output tokens; ask for more.")
     if not 0 <= spec.max_draft <= 256:
         raise InvalidRequest(f"max_draft: {spec.max_draft} is not between 0 and 256.")
+    if not 0 <= spec.min_draft <= spec.max_draft:
+        raise InvalidRequest(f"min_draft: {spec.min_draft} is not between 0 and max_draft, {spec.max_draft}.")

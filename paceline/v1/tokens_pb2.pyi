@@ -260,6 +260,7 @@ class SessionSpec(_message.Message):
     TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    MIN_DRAFT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Minted by the coordinator, 32 hex digits."""
     prompt_length: _builtins.int
@@ -276,6 +277,8 @@ class SessionSpec(_message.Message):
     """Refuse when set and different from the verifier's."""
     tokenizer_digest: _builtins.str
     """Refuse when both sides have one and they differ."""
+    min_draft: _builtins.int
+    """Draft tokens to check per step whenever they are there, whether that pays or not; at most max_draft."""
     @_builtins.property
     def context_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and every token committed so far."""
@@ -312,10 +315,11 @@ class SessionSpec(_message.Message):
         tokenizer_digest: _builtins.str = ...,
         trace: Global___TraceContext | None = ...,
         deadline: _duration_pb2.Duration | None = ...,
+        min_draft: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "sampling", b"sampling", "stops", b"stops", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

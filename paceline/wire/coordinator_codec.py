@@ -50,6 +50,7 @@ def generate_request_to_pb(request: GenerateRequest) -> pb.GenerateRequest:
         "ignore_eos": request.ignore_eos,
         "mode": _MODES[request.mode],
         "max_draft": request.max_draft,
+        "min_draft": request.min_draft,
         "trace": codec.trace_context_to_pb(request.trace),
     }
     message = codec.build(pb.GenerateRequest, values | _input(request.prompt))
@@ -84,6 +85,7 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
         ignore_eos=message.ignore_eos,
         mode=_MODES_BACK[message.mode],
         max_draft=message.max_draft if message.HasField("max_draft") else None,
+        min_draft=message.min_draft,
         trace=codec.trace_context_from_pb(message.trace),
         deadline_s=deadline_s,
     )

@@ -80,6 +80,7 @@ spec = st.builds(
     sampling=st.just(SamplingParams()) | sampling,
     stops=st.builds(StopRules, u32, tokens),
     max_draft=u32,
+    min_draft=u32,
     window=u32,
     fan_out=u32,
     model_digest=text,
@@ -157,6 +158,7 @@ def generate_requests(draw: st.DrawFn) -> GenerateRequest:
             ignore_eos=st.booleans(),
             mode=st.sampled_from(DraftMode),
             max_draft=st.none() | u32,
+            min_draft=u32,
             trace=trace,
         )
     )

@@ -42,7 +42,14 @@ def test_what_the_request_says_counts_more() -> None:
 
 
 def test_plain_means_no_drafts_whatever_else_is_asked_for() -> None:
-    assert admitted(asking(mode=DraftMode.PLAIN, max_draft=4)).max_draft == 0
+    plain = admitted(asking(mode=DraftMode.PLAIN, max_draft=4, min_draft=4))
+    assert (plain.min_draft, plain.max_draft) == (0, 0)
+
+
+def test_a_fixed_block_is_a_least_length_that_is_the_largest_too() -> None:
+    fixed = admitted(asking(min_draft=4, max_draft=4))
+    assert (fixed.min_draft, fixed.max_draft) == (4, 4)
+    assert admitted(asking(max_draft=4)).min_draft == 0
 
 
 def test_a_seed_is_drawn_where_none_is_given_and_replaces_the_samplings() -> None:
@@ -121,6 +128,9 @@ BAD = [
     ("top_k", asking(sampling=SamplingParams(top_k=2**32))),
     ("max_draft", asking(max_draft=-1)),
     ("max_draft", asking(max_draft=MAX_DRAFT + 1)),
+    ("min_draft", asking(min_draft=-1)),
+    ("min_draft", asking(min_draft=5, max_draft=4)),
+    ("min_draft", asking(min_draft=SETTINGS.max_draft + 1)),
     ("stop_token_ids", asking(stop_token_ids=(len(LETTERS),))),
     ("stop_token_ids", asking(stop_token_ids=(1,) * (MAX_STOP_IDS + 1))),
     ("stop", asking(stop=("",))),

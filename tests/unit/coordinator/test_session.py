@@ -100,11 +100,12 @@ def ids(text: str) -> Tokens:
 
 
 async def test_verifier_and_drafter_are_told_all_that_they_must_know() -> None:
-    async with staged(GenerateRequest(PROMPT, max_tokens=8, seed=7, max_draft=20, deadline_s=30.0)) as stage:
+    request = GenerateRequest(PROMPT, max_tokens=8, seed=7, max_draft=20, min_draft=3, deadline_s=30.0)
+    async with staged(request) as stage:
         spec = stage.spec
         assert (spec.context, spec.prompt_length) == (PROMPT, 3)
         assert (spec.sampling.seed, spec.stops.max_tokens) == (7, 8)
-        assert (spec.max_draft, spec.window) == (20, 20)
+        assert (spec.min_draft, spec.max_draft, spec.window) == (3, 20, 20)
         assert (spec.numerics_id, spec.deadline_s) == ("numerics", pytest.approx(30.0, abs=0.001))
         assert await stage.drafter.hear(SessionSpec) == spec
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import Draft, SamplingParams, SessionSpec, StepItem, StepOutcome, StepTimings, StopRules
 from paceline.speculation.batching import DECODE_ROWS, PREFILL_SHARE, Batcher, Limits
-from paceline.speculation.draft_length import StepCost
+from paceline.speculation.draft_length import StepCost, lengthen
 from paceline.speculation.session import VerifierSession
 
 
-def make(name: str, prompt: int, max_draft: int = 8) -> VerifierSession:
-    spec = SessionSpec(name, (1,) * prompt, prompt, SamplingParams(), StopRules(5_000), max_draft=max_draft)
+def make(name: str, prompt: int, max_draft: int = 8, min_draft: int = 0) -> VerifierSession:
+    stops = StopRules(5_000)
+    spec = SessionSpec(name, (1,) * prompt, prompt, SamplingParams(), stops, max_draft=max_draft, min_draft=min_draft)
     return VerifierSession(spec, max_context=10_000, vocab_size=10)
 
 
@@ -150,6 +151,37 @@ def test_drafts_that_can_not_be_checked_yet_take_no_room_from_others() -> None:
     prompt.add(Draft("prompt", 40, (1,) * 8, (0.98,) * 8))
     decoding.add(Draft("decoding", 1, (1,) * 8, (0.9,) * 8))
     assert rows(step(Batcher(Limits(34, 32)), [prompt, decoding])) == {"decoding": 2, "prompt": 32}
+
+
+def drafted(one: VerifierSession, length: int, budget: int = 64) -> int:
+    """Draft tokens of the next step when ``length`` are there that are probably wrong."""
+    one.add(Draft(one.session, one.position, (1,) * length, (0.02,) * length))
+    return step(Batcher(Limits(budget, 32)), [one])[0].num_draft
+
+
+def test_a_least_length_is_checked_though_it_does_not_pay() -> None:
+    assert drafted(make("adaptive", 1), 8) < 4
+    assert drafted(make("fixed", 1, max_draft=4, min_draft=4), 8) == 4
+
+
+def test_a_least_length_asks_for_no_more_than_there_is_or_the_budget_allows() -> None:
+    assert drafted(make("few", 1, min_draft=4), 2) == 2
+    assert drafted(make("none", 1, min_draft=4), 0) == 0
+    assert drafted(make("budget", 1, min_draft=4), 8, budget=3) == 2
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6),
+    spare=st.integers(0, 30),
+)
+def test_lengthening_only_adds_and_only_as_far_as_wanted_and_allowed(shapes: list[tuple[int, int]], spare: int) -> None:
+    lengths, least = [length for length, _ in shapes], [wanted for _, wanted in shapes]
+    budget = sum(lengths) + spare
+    out = lengthen(lengths, least, budget)
+    assert sum(out) <= budget
+    assert all(length <= got <= max(length, wanted) for length, wanted, got in zip(lengths, least, out, strict=True))
+    full = [max(length, wanted) for length, wanted in shapes]
+    assert out == full or sum(out) == budget
 
 
 @given(

@@ -218,6 +218,8 @@ def test_a_session_that_wants_no_drafts_ignores_them() -> None:
         (replace(SPEC, context=(1, 2, 3, 4), stops=StopRules(1)), "ask for more"),
         (replace(SPEC, max_draft=-1), "not between 0 and 256"),
         (replace(SPEC, max_draft=257), "not between 0 and 256"),
+        (replace(SPEC, min_draft=-1), "min_draft: -1 is not between 0 and max_draft"),
+        (replace(SPEC, min_draft=5, max_draft=4), "min_draft: 5 is not between 0 and max_draft, 4"),
     ],
 )
 def test_sessions_that_can_not_be_served_are_refused(bad: SessionSpec, remedy: str) -> None:
