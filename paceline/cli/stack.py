@@ -132,7 +132,7 @@ def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
 
 def _drafter_vocabulary(options: StackOptions) -> tuple[str, ...]:
     """A random drafter must know how many ids there are."""
-    if options.drafter != "random" or options.backend != "torch":
+    if "random" not in options.drafter or options.backend != "torch":
         return ()
     config = json.loads((model_directory(options.verifier_model) / "config.json").read_text("utf-8"))
     return (f"vocab_size={config['vocab_size']}",)

@@ -22,7 +22,7 @@ _ROLES = ("verifier", "drafter", "coordinator")
 
 def up(
     verifier_model: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or smollm2 (packaged)."),
-    drafter: str = typer.Option("suffix", help="suffix, ngram, model, random or synthetic."),
+    drafter: str = typer.Option("suffix", help="suffix, ngram, model, random, synthetic or mix:suffix,ngram."),
     drafter_model: str = typer.Option("", help="Model of the model drafter, as --verifier-model."),
     verifiers: int = typer.Option(1, min=1, help="Verifier processes."),
     drafters: int = typer.Option(1, min=0, help="Drafter processes; 0 decodes plainly."),

@@ -82,7 +82,9 @@ class DrafterSettings:
 
     server: ServerSettings = field(default_factory=ServerSettings)
     drafter: str = "suffix"
-    """suffix, ngram, model, random or synthetic."""
+    """suffix, ngram, model, random, synthetic, or mix of several: ``mix:suffix,ngram`` (or ``mix:suffix+ngram``)."""
+    parts: tuple[str, ...] = ("suffix", "ngram")
+    """For ``mix`` without a colon: the drafters that it mixes; each reads its own settings from this table."""
     model: str = ""
     """For ``model``: as the verifier's."""
     vocab_size: int = 32_000

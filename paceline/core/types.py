@@ -316,3 +316,5 @@ class Guess:
     session: str
     token_ids: Tokens
     confidences: tuple[float, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    """Where it may go on otherwise: each leaves ``token_ids`` (parent 0) at a position from the context's end on."""

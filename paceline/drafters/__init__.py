@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
 from paceline.core.ports import Drafter
@@ -39,15 +41,30 @@ def _model(settings: DrafterSettings) -> Drafter:
     return ModelDrafter.load(settings)
 
 
-DRAFTERS = {"suffix": _suffix, "ngram": _ngram, "model": _model, "random": _random, "synthetic": _synthetic}
+def _mix(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.mix import MixDrafter, part_names
+
+    names = part_names(settings.drafter, settings.parts)
+    return MixDrafter([create_drafter(replace(settings, drafter=name)) for name in names])
+
+
+DRAFTERS = {
+    "suffix": _suffix,
+    "ngram": _ngram,
+    "model": _model,
+    "random": _random,
+    "synthetic": _synthetic,
+    "mix": _mix,
+}
 
 
 def create_drafter(settings: DrafterSettings) -> Drafter:
     """The drafter that the settings name; may take long, since it may load a model."""
-    if settings.drafter not in DRAFTERS:
+    name, colon, _ = settings.drafter.partition(":")
+    if name not in DRAFTERS or (colon and name != "mix"):
         raise InvalidRequest(f"drafter: {settings.drafter!r} is unknown; choose one of {', '.join(DRAFTERS)}.")
     try:
-        return DRAFTERS[settings.drafter](settings)
+        return DRAFTERS[name](settings)
     except ModuleNotFoundError as error:
         raise InvalidRequest(
             f"drafter: {settings.drafter!r} needs {error.name}; install it with: pip install 'paceline[torch]'."

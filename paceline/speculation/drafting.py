@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Commit, Credit, Draft, DraftJob, Guess, SessionSpec
+from paceline.core.types import Branch, Commit, Credit, Draft, DraftJob, Guess, SessionSpec
 
 
 class DraftingSession:
@@ -16,6 +20,7 @@ class DraftingSession:
         self._committed = list(spec.context)
         self._path: list[int] = []
         self._confidences: list[float] = []
+        self._branches: tuple[Branch, ...] = ()
         self._window = max(0, min(spec.window, max_window))
         self._end = spec.prompt_length + spec.stops.max_tokens
         self._credit: int | None = None
@@ -46,8 +51,9 @@ class DraftingSession:
         self._committed += fresh
         if tuple(self._path[: len(fresh)]) == fresh:
             del self._path[: len(fresh)], self._confidences[: len(fresh)]
-        else:
-            self._path, self._confidences = [], []
+            self._branches = self._fitting(self._branches)
+        else:  # a branch that foresaw it is at the verifier already; what is guessed anew knows more
+            self._path, self._confidences, self._branches = [], [], ()
         self._is_dry = False
 
     def grant(self, credit: Credit) -> None:
@@ -60,6 +66,17 @@ class DraftingSession:
         if self._is_dry or room <= 0:
             return None
         return DraftJob(self.session, (*self._committed, *self._path), self.position, room)
+
+    def _fitting(self, branches: Sequence[Branch]) -> tuple[Branch, ...]:
+        """Those that leave the path at positions that are still open, within window, credit and fan-out."""
+        end, taken, kept = min(self.position + self._window, self._last), Counter[int](), []
+        for branch in branches:
+            room = end - branch.position
+            if branch.position < self.position or room <= 0 or taken[branch.position] >= self.spec.fan_out:
+                continue
+            taken[branch.position] += 1
+            kept.append(replace(branch, token_ids=branch.token_ids[:room], confidences=branch.confidences[:room]))
+        return tuple(kept)
 
     @property
     def _last(self) -> int:
@@ -88,7 +105,8 @@ class DraftingSession:
         self._is_dry = late == 0 and len(guess.token_ids) < job.max_tokens
         if not self._path:
             return None
-        return Draft(self.session, self.position, tuple(self._path), tuple(self._confidences))
+        self._branches = self._fitting(self._branches + guess.branches)
+        return Draft(self.session, self.position, tuple(self._path), tuple(self._confidences), self._branches)
 
     @staticmethod
     def _certain(guess: Guess) -> list[float]:

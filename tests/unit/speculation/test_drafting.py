@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Commit, Credit, Draft, Guess, SamplingParams, SessionSpec, StopRules
+from paceline.core.types import Branch, Commit, Credit, Draft, Guess, SamplingParams, SessionSpec, StopRules, Tokens
 from paceline.speculation.drafting import DraftingSession
 
 SPEC = SessionSpec("s", (1, 2, 3), 3, SamplingParams(), StopRules(100), window=6)
@@ -196,3 +196,56 @@ def test_every_draft_stands_on_committed_tokens_and_stays_within_the_window(
                 assert len(draft.confidences) == len(draft.token_ids)
             pending = None
         assert one.position == len(committed)
+
+
+def branch(position: int, *tokens: int) -> Branch:
+    return Branch(0, position, tokens, (0.5,) * len(tokens))
+
+
+def branching(one: DraftingSession, tokens: Tokens, *branches: Branch) -> Draft:
+    job = one.job(16)
+    assert job is not None
+    draft = one.extend(job, Guess("s", tokens, (0.5,) * len(tokens), branches))
+    assert draft is not None
+    return draft
+
+
+def test_branches_travel_with_the_path() -> None:
+    found = branching(session(), (4, 5), branch(3, 8, 9), branch(4, 7))
+    assert found.branches == (branch(3, 8, 9), branch(4, 7))
+
+
+def test_branches_end_where_the_window_or_the_credit_does() -> None:
+    narrow = branching(session(3), (4, 5, 6), branch(4, 7, 8, 9), branch(5, 1))
+    assert narrow.branches == (branch(4, 7, 8), branch(5, 1))
+    owing = session(6)
+    owing.grant(Credit("s", 5))
+    assert branching(owing, (4, 5), branch(4, 7, 8, 9), branch(5, 1)).branches == (branch(4, 7),)
+
+
+def test_no_more_alternatives_per_position_than_were_asked_for() -> None:
+    two = DraftingSession(replace(SPEC, fan_out=2), max_window=64)
+    for one, most in ((session(), 1), (two, 2)):
+        found = branching(one, (4, 5), branch(3, 7), branch(3, 8), branch(3, 9), branch(4, 9))
+        assert [branch.position for branch in found.branches] == [3] * most + [4]
+
+
+def test_a_session_that_wants_no_alternatives_gets_none() -> None:
+    one = DraftingSession(replace(SPEC, fan_out=0), max_window=64)
+    assert branching(one, (4, 5), branch(3, 7)).branches == ()
+
+
+def test_branches_are_kept_while_the_path_goes_on_and_their_place_is_open() -> None:
+    one = session(8)
+    branching(one, (4, 5, 6), branch(3, 9), branch(4, 8), branch(5, 7))
+    one.commit(commit(3, 4))
+    found = branching(one, (1, 2), branch(7, 3))
+    assert (found.base, found.token_ids) == (4, (5, 6, 1, 2))
+    assert found.branches == (branch(4, 8), branch(5, 7), branch(7, 3))
+
+
+def test_a_correction_drops_the_branches_with_the_path() -> None:
+    one = session()
+    branching(one, (4, 5), branch(3, 9, 8))
+    one.commit(commit(3, 9))
+    assert branching(one, (8,)).branches == ()

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import pytest
 from looptime import LoopTimeProxy
 
+from paceline.config.settings import DrafterSettings
 from paceline.core.errors import DeadlineExceeded, Unavailable
 from paceline.core.requests import Chunk, DraftMode, Finished, GenerateRequest, Started
 from paceline.core.types import SamplingParams, StepItem, StepResult
 from paceline.testing.letters import CHAT, LETTERS, letters
-from paceline.testing.reference import reference
+from paceline.testing.reference import SYNTHETIC, reference
 from paceline.testing.system import VERIFIER, drafter, local_system, verifier
 from paceline.verifiers.synthetic import SyntheticVerifier
 
@@ -117,3 +118,24 @@ async def test_plain_decoding_needs_no_drafter_at_all() -> None:
         completion = await system.complete(request)
     assert completion.token_ids == reference(PROMPT, 30, sampling=SamplingParams(temperature=0.8, seed=5))
     assert completion.finished.speculative.num_draft_tokens == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("parts", ["suffix,ngram", "synthetic,random", "random,synthetic,suffix"])
+async def test_a_mix_of_drafters_never_changes_the_text(parts: str, temperature: float) -> None:
+    made = DrafterSettings(drafter=f"mix:{parts}", vocab_size=SYNTHETIC.vocab_size, synthetic=SYNTHETIC)
+    law = SamplingParams(temperature=temperature)
+    async with local_system(drafters=[drafter(made)]) as system:
+        completion = await system.complete(GenerateRequest(PROMPT, max_tokens=60, seed=5, sampling=law))
+    assert completion.token_ids == reference(PROMPT, 60, sampling=SamplingParams(temperature=temperature, seed=5))
+
+
+async def test_a_mix_soon_drafts_like_the_better_of_its_parts() -> None:
+    """200 tokens: a part that is never right may cost a tenth of the steps."""
+    steps = {}
+    for name in ("synthetic", "mix:random,synthetic"):
+        made = DrafterSettings(drafter=name, vocab_size=SYNTHETIC.vocab_size, synthetic=SYNTHETIC)
+        async with local_system(drafters=[drafter(made)]) as system:
+            completion = await system.complete(GenerateRequest(PROMPT, max_tokens=200))
+        steps[name] = completion.finished.speculative.num_steps
+    assert steps["mix:random,synthetic"] <= 1.1 * steps["synthetic"] < 0.5 * 200
