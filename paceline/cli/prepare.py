@@ -8,12 +8,13 @@ import io
 import typer
 
 from paceline.cli.running import fail
+from paceline.config.packaged import NAMES
 from paceline.core.errors import PacelineError
 from paceline.text.resolve import PACKAGED
 
 
 def prepare(
-    source: str = typer.Argument(PACKAGED, help="Directory, .gguf file, hub name, or smollm2 (packaged)."),
+    source: str = typer.Argument(PACKAGED, help=f"Directory, .gguf file, hub name, or {NAMES} (packaged)."),
     quiet: bool = typer.Option(False, help="No progress, only errors."),
 ) -> None:
     """Convert a model once, so that services start fast."""

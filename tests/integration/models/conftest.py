@@ -1,12 +1,14 @@
-"""The packaged model, loaded once per type for all tests."""
+"""The packaged default, loaded once per type for all tests; tests of other packaged models where they are installed."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
+from paceline.config.packaged import PACKAGES
 from paceline.models.loading import load, prepare
 from paceline.models.runner import ModelRunner
 from paceline.text.tokenizer import Tokenizer
@@ -16,6 +18,12 @@ TEXT = (
     "itself, and adds one of its own. When the guess is wrong, the tokens behind the error are forgotten. "
 )
 MAX_CONTEXT = 1_100
+collect_ignore = [
+    f"test_{name}.py"
+    for name, package in PACKAGES.items()
+    if not all(importlib.util.find_spec(module) for module in package.modules)
+]
+"""What was not installed is not downloaded for a test."""
 
 
 @pytest.fixture(scope="package")
