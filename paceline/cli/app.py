@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from paceline import __version__
-from paceline.cli import bench, check, demo, doctor, generate, overhead, prepare, trace, up
+from paceline.cli import bench, check, demo, doctor, generate, overhead, prepare, trace, train, up
 
 app = typer.Typer(
     name="paceline",
@@ -23,6 +23,7 @@ app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("prepare")(prepare.prepare)
 app.command("demo")(demo.demo)
+app.add_typer(train.train, name="train", no_args_is_help=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -87,6 +87,8 @@ class DrafterSettings:
     """For ``mix`` without a colon: the drafters that it mixes; each reads its own settings from this table."""
     model: str = ""
     """For ``model``: as the verifier's."""
+    block: int = 0
+    """For ``mtp``: tokens per call; 0 is what the drafter was trained for, which is also the most."""
     vocab_size: int = 32_000
     """For ``random``: ids are below this."""
     dtype: str = "auto"

@@ -41,6 +41,12 @@ def _model(settings: DrafterSettings) -> Drafter:
     return ModelDrafter.load(settings)
 
 
+def _mtp(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.mtp import MtpDrafter
+
+    return MtpDrafter.load(settings)
+
+
 def _mix(settings: DrafterSettings) -> Drafter:
     from paceline.drafters.mix import MixDrafter, part_names
 
@@ -54,6 +60,7 @@ DRAFTERS = {
     "model": _model,
     "random": _random,
     "synthetic": _synthetic,
+    "mtp": _mtp,
     "mix": _mix,
 }
 

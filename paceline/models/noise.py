@@ -34,28 +34,33 @@ def _philox_low(block, position, key0, key1):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _noisy(scores, alive, position, key0, key1, out):
-    """out[i] = scores[alive[i]] + noise, up to rounding in the last places."""
+def _noisy(scores, ids, position, key0, key1, out):
+    """out[i] = scores[i] + noise of token ids[i], ids ascending, up to rounding in the last places."""
     last_block, low, high = nb.uint64(0xFFFFFFFFFFFFFFFF), nb.uint64(0), nb.uint64(0)
-    for i in range(alive.shape[0]):
-        token = nb.uint64(alive[i])
+    for i in range(ids.shape[0]):
+        token = nb.uint64(ids[i])
         block = token >> nb.uint64(1)
         if block != last_block:
             low, high = _philox_low(block, nb.uint64(position), key0, key1)
             last_block = block
         bits = high if token & nb.uint64(1) else low
         u = min((np.float64(bits >> nb.uint64(11)) + 0.5) * 2.0**-53, 1.0 - 2.0**-53)
-        out[i] = scores[alive[i]] - np.log(-np.log1p(-u))
+        out[i] = scores[i] - np.log(-np.log1p(-u))
 
 
-def gumbel_argmax(scores: NDArray[np.float64], seed: int, position: int) -> int:
-    """argmax over scores [vocab] + noise, equal to ``sampling.accept.sample``."""
+def gumbel_argmax(scores: NDArray[np.float64], seed: int, position: int, ids: NDArray[np.int64] | None = None) -> int:
+    """The token with the largest score + noise, equal to ``sampling.accept.sample``.
+
+    scores [vocab]; with ``ids``, ascending, ``scores[i]`` is that of token ``ids[i]``.
+    """
     alive = np.flatnonzero(scores > -np.inf)
+    kept = scores[alive]
+    tokens = alive if ids is None else ids[alive]
     if len(alive) == 1:
-        return int(alive[0])
+        return int(tokens[0])
     key0, key1 = split_seed(seed)
     approximate = np.empty(len(alive))
-    _noisy(scores, alive, position, np.uint64(key0), np.uint64(key1), approximate)
-    close = alive[approximate >= approximate.max() - _SLACK]
-    exact = scores[close] + gumbel(seed, position, close)
-    return int(close[np.argmax(exact)])
+    _noisy(kept, tokens, position, np.uint64(key0), np.uint64(key1), approximate)
+    close = approximate >= approximate.max() - _SLACK
+    exact = kept[close] + gumbel(seed, position, tokens[close])
+    return int(tokens[close][np.argmax(exact)])

@@ -1,0 +1,134 @@
+"""``paceline train``: makes drafters for a target, from prompts to an exported directory."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from paceline.cli.running import fail, say
+from paceline.core.errors import InvalidRequest, PacelineError
+from paceline.text.resolve import PACKAGED
+
+if TYPE_CHECKING:
+    from paceline.training.distil import Made
+    from paceline.training.loop import Progress
+    from paceline.training.mtp import Trained
+    from paceline.training.run import Listener, Plan
+
+EVERY_S = 2.0
+"""A line of progress at most this often."""
+
+train = typer.Typer(help="Make a drafter for a target: regenerate text with it, train, evaluate, export.")
+
+
+@train.command("mtp")
+def mtp(
+    target: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or smollm2 (packaged)."),
+    prompts: list[Path] = typer.Option([], help="JSONL with prompt, turns or token_ids; repeatable."),
+    out: Path = typer.Option(..., help="Directory to export to; replaced whole."),
+    data: Path = typer.Option(None, help="Where the target's texts are kept; OUT.data without."),
+    minutes: float = typer.Option(30.0, min=0.01, help="Time for training itself."),
+    steps: int = typer.Option(0, min=0, help="Steps instead of minutes."),
+    max_tokens: int = typer.Option(128, min=4, help="Output tokens per prompt."),
+    block: int = typer.Option(5, min=1, max=16, help="Tokens guessed at once at most."),
+    vocab: int = typer.Option(8192, min=16, help="Tokens that the drafter can say."),
+    overlap: float = typer.Option(0.0, min=0.0, help="Weight of the acceptance (LK) term of the loss."),
+    rate: float = typer.Option(1e-3, min=1e-6, help="Learning rate."),
+    seed: int = typer.Option(0, help="Of everything random."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as one line of JSON."),
+) -> None:
+    """Train the multi-token drafter; started again, it goes on where it was interrupted."""
+    from paceline.training.distil import DistilOptions
+    from paceline.training.loop import Schedule
+    from paceline.training.losses import LossWeights
+    from paceline.training.mtp import MtpOptions
+    from paceline.training.run import Plan
+
+    plan = Plan(
+        target,
+        tuple(prompts),
+        out,
+        data or out.with_name(f"{out.name}.data"),
+        DistilOptions(max_tokens=max_tokens, seed=seed),
+        MtpOptions(
+            block=block,
+            vocab=vocab,
+            schedule=Schedule(minutes=minutes, steps=steps, rate=rate, seed=seed),
+            weights=LossWeights(overlap=overlap),
+        ),
+        shlex.join(["paceline", *sys.argv[1:]]),
+    )
+    _work(plan, as_json)
+
+
+def _work(plan: Plan, as_json: bool) -> None:
+    from paceline.training.run import run
+
+    try:
+        trained = run(plan, _listener())
+    except PacelineError as error:
+        fail(error, as_json=as_json)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+    _tell(trained, as_json)
+
+
+def _tell(trained: Trained, as_json: bool) -> None:
+    score = trained.held_out
+    result = {
+        "directory": str(trained.directory),
+        "parameters": trained.num_parameters,
+        "coverage": trained.coverage,
+        "tau": score.tau,
+        "drafted": score.num_drafted,
+        "accepted": score.num_accepted,
+    }
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"{trained.directory}: {trained.num_parameters / 1e6:.1f} M parameters")
+    typer.echo(f"held-out texts, real speculative decoding: {score.tau:.2f} tokens per step")
+
+
+class _Lines:
+    """Progress to standard error, one line in ``EVERY_S``."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+
+    def tell(self, text: str, *, now: bool = False) -> None:
+        elapsed = time.monotonic()
+        if now or elapsed - self._last >= EVERY_S:
+            self._last = elapsed
+            say(f"{elapsed - self._started:6.0f} s  {text}")
+
+    def made(self, made: Made) -> None:
+        text = f"{made.num_prompts} of {made.total} prompts answered, {made.num_tokens} new tokens"
+        self.tell(text, now=made.num_prompts == made.total)
+
+    def step(self, step: Progress) -> None:
+        places = " ".join(f"{one:.2f}" for one in step.accuracy)
+        whole = f"of {step.steps}" if step.steps else ""
+        text = f"step {step.step} {whole}  loss {step.loss:.3f}  tau ~{step.tau:.2f}  right {places}"
+        self.tell(f"{text}  {step.rows_per_s:.0f} rows/s", now=step.step == step.steps)
+
+
+def _listener() -> Listener:
+    from paceline.training.run import Listener
+
+    lines = _Lines()
+    return Listener(lambda text: lines.tell(text, now=True), lines.made, lines.step)
+
+
+def require_out(out: Path | None) -> Path:
+    """Raise ``InvalidRequest`` without one."""
+    if out is None:
+        raise InvalidRequest("out: say where to export the drafter to, such as --out my-drafter.")
+    return out

@@ -1,0 +1,81 @@
+"""The multi-token network for inference on a CPU: packed linears, tables computed once, few calls per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from paceline.drafters.mtp_network import MtpNetwork, Norm, rotate
+from paceline.models.packed import PackedLinear
+
+
+class PackedNetwork:
+    """Takes the parts of an ``MtpNetwork`` over. All rows of a call go through one pass."""
+
+    def __init__(self, network: MtpNetwork, dtype: torch.dtype) -> None:
+        self.shape = network.shape
+        self._dtype = dtype
+        self._words = network.word_norm(network.embedding.weight).to(dtype)
+        self._tap_norms = list(network.tap_norm)
+        self._no_features = network.no_features.detach().to(dtype)
+        self._join, self._qkv, self._out = (
+            self._pack(one.weight) for one in (network.join, network.attention.qkv, network.attention.out)
+        )
+        self._mlp = (self._pack(network.mlp.up.weight), self._pack(network.mlp.down.weight))
+        self._cell = (self._pack(network.cell.up.weight), self._pack(network.cell.down.weight))
+        self._head = self._pack(network.embedding.weight[:-1])
+        self._norms = (network.attention_norm, network.mlp_norm, network.cell_norm, network.head_norm)
+
+    def _pack(self, weight: torch.Tensor) -> PackedLinear:
+        return PackedLinear(weight.detach().to(self._dtype))
+
+    def _normed(self, norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        return norm(x).to(self._dtype)
+
+    def rows(self, features: torch.Tensor | None, words: torch.Tensor) -> torch.Tensor:
+        """[rows, width] from features [rows, features], or None for text only, and own ids [rows]."""
+        if features is None:
+            seen = self._no_features.expand(len(words), -1)
+        else:
+            parts = features.unflatten(-1, (self.shape.taps, -1)).unbind(-2)
+            normed = [self._normed(norm, part) for norm, part in zip(self._tap_norms, parts, strict=True)]
+            seen = torch.cat(normed, -1)
+        return self._join(torch.cat([seen, self._words[words]], -1))
+
+    def project(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values [rows, heads, size] of the attention layer, rotated."""
+        qkv = self._qkv(self._normed(self._norms[0], x)).view(len(x), 3, self.shape.heads, self.shape.head_size)
+        q, k, v = qkv.unbind(1)
+        places = positions[:, None].expand(-1, self.shape.heads)
+        return (
+            rotate(q.unsqueeze(-2), places[..., None]).squeeze(-2),
+            rotate(k.unsqueeze(-2), places[..., None]).squeeze(-2),
+            v,
+        )
+
+    def states(
+        self, x: torch.Tensor, q: torch.Tensor, seen: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
+        """States [sessions, width] after one row each: x [sessions, width], q [sessions, heads, size], and the keys
+        and values [rows, heads, size] that each of them sees."""
+        mixed = [
+            F.scaled_dot_product_attention(one[:, None], keys.transpose(0, 1), values.transpose(0, 1)).flatten()
+            for one, (keys, values) in zip(q, seen, strict=True)
+        ]
+        x = x + self._out(torch.stack(mixed))
+        return x + self._gated(self._mlp, self._normed(self._norms[1], x))
+
+    def advance(self, states: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """As ``MtpNetwork.advance``."""
+        inputs = torch.cat([self._normed(self._norms[2], states), self._words[words]], -1)
+        return states + self._gated(self._cell, inputs)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """[sessions, vocab]."""
+        return self._head(self._normed(self._norms[3], states))
+
+    def _gated(self, layers: tuple[PackedLinear, PackedLinear], x: torch.Tensor) -> torch.Tensor:
+        gate, up = layers[0](x).chunk(2, -1)
+        return layers[1](F.silu(gate) * up)

@@ -1,0 +1,155 @@
+"""A trained drafter on disk: ``drafter.json`` says what it is and whom it fits, ``weights.safetensors`` is the network.
+
+Weights are never unpickled, and a drafter whose weights are not those that its description names is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from paceline.core.errors import InvalidRequest, NotFound, ResourceExhausted
+
+DESCRIPTION, WEIGHTS = "drafter.json", "weights.safetensors"
+TOKEN_IDS = "token_ids"  # noqa: S105 - no secret
+"""The tensor that maps the drafter's own ids to the target's, int32 [vocab]."""
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TargetIdentity:
+    """Whom a drafter was trained for."""
+
+    name: str
+    digest: str
+    """As ``VerifierInfo.model_digest``."""
+    tokenizer_digest: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The JSON part."""
+
+    kind: str
+    name: str
+    target: TargetIdentity
+    taps: tuple[int, ...]
+    """As ``Needs.hidden_states``."""
+    history: int
+    """As ``Needs.history``."""
+    block: int
+    """Tokens per call at most."""
+    shape: Mapping[str, int]
+    """Sizes of the network."""
+    calibration: tuple[tuple[float, float], ...]
+    """(slope, offset) per place in the block: chance of being right = sigmoid(slope * logit(p) + offset)."""
+    weights_digest: str = ""
+    """SHA-256 of the weights file."""
+    training: Mapping[str, Any] | None = None
+    """Command, data sources and their licences, figures: for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedDrafter:
+    """Description and weights in memory."""
+
+    about: Description
+    weights: Mapping[str, torch.Tensor]
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """[vocab] the target's ids of the drafter's own."""
+        return self.weights[TOKEN_IDS].long()
+
+
+def read_trained(directory: Path, kind: str) -> TrainedDrafter:
+    """Raises ``NotFound`` and ``InvalidRequest``, which name the file and the remedy."""
+    file = directory / DESCRIPTION
+    if not file.is_file():
+        raise NotFound(f"model: {directory} has no {DESCRIPTION}; give a directory that paceline train has made.")
+    about = parse_description(file)
+    if about.kind != kind:
+        raise InvalidRequest(f"model: {directory} holds a drafter of kind {about.kind!r}; set drafter={about.kind}.")
+    weights = directory / WEIGHTS
+    if not weights.is_file():
+        raise NotFound(f"model: {directory} has no {WEIGHTS}; pickled weights are never read, export it again.")
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != about.weights_digest:
+        raise InvalidRequest(f"model: {weights} is not the file that {DESCRIPTION} describes; export it again.")
+    try:
+        return TrainedDrafter(about, load_file(weights))
+    except (SafetensorError, ValueError) as error:
+        raise InvalidRequest(f"model: {weights} is no safetensors file ({error}); export it again.") from error
+
+
+def parse_description(file: Path) -> Description:
+    """Raises ``InvalidRequest`` when a field is missing, unknown or of another format."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        if content.pop("format", None) != FORMAT:
+            raise InvalidRequest(f"model: {file} is of another format than {FORMAT}; export it with this version.")
+        content["target"] = TargetIdentity(**content["target"])
+        content["taps"] = tuple(int(tap) for tap in content["taps"])
+        content["calibration"] = tuple((float(slope), float(offset)) for slope, offset in content["calibration"])
+        return Description(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest(f"model: {file} is no description of a drafter ({error}); export it again.") from error
+
+
+def shape_from(about: Description, kind: type[Any]) -> Any:  # noqa: ANN401
+    """The sizes as ``kind``. Raises ``InvalidRequest`` for missing or unknown ones."""
+    names = {field.name for field in fields(kind)}
+    if set(about.shape) != names:
+        raise InvalidRequest(f"model: drafter {about.name} has sizes {sorted(about.shape)}, not {sorted(names)}.")
+    return kind(**about.shape)
+
+
+def write_trained(directory: Path, about: Description, weights: Mapping[str, torch.Tensor]) -> None:
+    """Whole or not at all; replaces what is there. Raises ``ResourceExhausted`` when the disk is full."""
+    blob = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    content = {"format": FORMAT, **asdict(about), "weights_digest": hashlib.sha256(blob).hexdigest()}
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        (part / WEIGHTS).write_bytes(blob)
+        (part / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        _replace(part, directory)
+    except OSError as error:
+        raise ResourceExhausted(
+            f"out: {directory} can't be written ({error}); free some space and try again."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace(part: Path, directory: Path) -> None:
+    former = directory.with_name(f".{directory.name}-former")
+    if directory.exists():
+        os.replace(directory, former)
+    os.replace(part, directory)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def check_weights(about: Description, weights: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Raise ``InvalidRequest`` unless exactly the ``wanted`` tensors are there, with these shapes."""
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if found == {name: tuple(shape) for name, shape in wanted.items()}:
+        return
+    odd = next(name for name in sorted({*found, *wanted}) if found.get(name) != tuple(wanted.get(name, ())))
+    raise InvalidRequest(
+        f"model: drafter {about.name} has {odd} of shape {found.get(odd)}, its sizes ask for "
+        f"{tuple(wanted[odd]) if odd in wanted else None}; export it again."
+    )

@@ -1,0 +1,1 @@
+"""Drafters from a target: regenerate text with it, learn to guess it, export."""

@@ -1,0 +1,109 @@
+"""How good a drafter is, by real speculative decoding over recorded texts of the target, not by teacher forcing.
+
+The target's text is known, so a verifier is a comparison: whatever the drafter does at its own pace is what it would
+do in service, its caches, rollbacks and shortened guesses included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from paceline.core.ports import Drafter
+from paceline.core.types import DraftJob, FeatureFrame, Guess, SessionSpec, StopRules
+from paceline.training.generate import Sample
+
+TOGETHER = 32
+"""Sessions per call of the drafter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of one text or several."""
+
+    num_tokens: int = 0
+    """Committed by steps that could have drafts: all of the output but its first token."""
+    num_steps: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+
+    @property
+    def tau(self) -> float:
+        """Mean acceptance length, the target's own token included."""
+        return self.num_tokens / max(self.num_steps, 1)
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.num_tokens + other.num_tokens,
+            self.num_steps + other.num_steps,
+            self.num_drafted + other.num_drafted,
+            self.num_accepted + other.num_accepted,
+        )
+
+
+@dataclass(slots=True)
+class _Replay:
+    session: str
+    sample: Sample
+    committed: int
+    sent: int
+    """Position up to which hidden states were handed over."""
+    score: Score = Score()
+
+    def job(self, block: int) -> DraftJob:
+        frames = tuple(self._frames())
+        context = self.sample.tokens[: self.committed]
+        return DraftJob(self.session, context, self.committed, block, frames)
+
+    def _frames(self) -> Iterator[FeatureFrame]:
+        features, end = self.sample.features, self.committed - 1
+        if features is None or end <= self.sent:
+            return
+        rows = features[self.sent - self.sample.features_start : end - self.sample.features_start]
+        bits: NDArray[np.int16] = rows.contiguous().view(torch.int16).numpy()
+        yield FeatureFrame(self.sent, len(rows), bits.tobytes())
+        self.sent = end
+
+    def verify(self, guess: Guess) -> None:
+        """The target takes what is right and adds its own token."""
+        truth = self.sample.tokens[self.committed :]
+        accepted = 0
+        for token, right in zip(guess.token_ids, truth, strict=False):
+            if token != right:
+                break
+            accepted += 1
+        made = min(accepted + 1, len(truth))
+        self.score += Score(made, 1, len(guess.token_ids), accepted)
+        self.committed += made
+
+    @property
+    def is_done(self) -> bool:
+        return self.committed >= len(self.sample.tokens)
+
+
+def replay(drafter: Drafter, samples: Sequence[Sample], block: int) -> list[Score]:
+    """One score per sample."""
+    scores = []
+    for start in range(0, len(samples), TOGETHER):
+        group = [_open(drafter, i, sample) for i, sample in enumerate(samples[start : start + TOGETHER])]
+        while running := [one for one in group if not one.is_done]:
+            guesses = drafter.extend([one.job(block) for one in running])
+            for one, guess in zip(running, guesses, strict=True):
+                one.verify(guess)
+        for one in group:
+            drafter.close(one.session)
+        scores += [one.score for one in group]
+    return scores
+
+
+def _open(drafter: Drafter, index: int, sample: Sample) -> _Replay:
+    first = min(sample.prompt_length + 1, len(sample.tokens))
+    spec = SessionSpec(
+        f"{index}", sample.tokens[:first], sample.prompt_length, sample.sampling, StopRules(max_tokens=1)
+    )
+    drafter.open(spec)
+    return _Replay(spec.session, sample, first, sample.features_start)

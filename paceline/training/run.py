@@ -1,0 +1,96 @@
+"""The stages of ``paceline train``: regenerate, train, evaluate, export; each goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paceline import __version__
+from paceline.core.errors import InvalidRequest
+from paceline.models.loading import LoadedModel, choose_dtype, load, prepare
+from paceline.models.runner import ModelRunner
+from paceline.training.distil import DistilOptions, Made, distil, prompt_ids
+from paceline.training.loop import Progress
+from paceline.training.mtp import MtpOptions, Subject, Trained, default_taps, identity, read_samples, train_mtp
+from paceline.training.prompts import count_sources, read_training_prompts
+
+NUM_SLOTS = 96
+"""Continuations at once: beyond, a step costs in proportion."""
+MAX_CONTEXT = 1024
+"""Prompt and answer; longer prompts lose their beginning."""
+MANIFEST = "data.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do."""
+
+    target: str
+    prompts: tuple[Path, ...]
+    """Empty: train on what is in ``data``."""
+    out: Path
+    data: Path
+    distil: DistilOptions
+    train: MtpOptions
+    command: str
+    """For the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told of progress."""
+
+    stage: Callable[[str], None]
+    made: Callable[[Made], None]
+    step: Callable[[Progress], None]
+
+
+def run(plan: Plan, listener: Listener) -> Trained:
+    """Everything. Raises ``PacelineError`` with the remedy; nothing half-written is left at ``plan.out``."""
+    listener.stage(f"reading the target {plan.target}")
+    directory = prepare(plan.target)
+    loaded = load(directory, choose_dtype("auto"), max_context=MAX_CONTEXT)
+    target, stops = identity(loaded), loaded.stop_token_ids
+    embeddings = loaded.model.get_input_embeddings().weight.detach().clone()
+    sources = _regenerate(plan, loaded, directory, listener)
+    del loaded
+    train, held = read_samples(plan.data)
+    listener.stage(f"training on {len(train)} texts, {len(held)} held out")
+    record = {"command": plan.command, "paceline": __version__, "torch": torch.__version__, "prompts": sources}
+    subject = Subject(target, embeddings, stops, train, held)
+    return train_mtp(subject, plan.out, plan.train, record, listener.step)
+
+
+def _regenerate(plan: Plan, loaded: LoadedModel, directory: Path, listener: Listener) -> dict[str, int]:
+    """Texts of the target in ``plan.data``; what they were made from."""
+    manifest = plan.data / MANIFEST
+    if not plan.prompts:
+        return _sources(manifest, loaded.digest)
+    prompts = read_training_prompts(plan.prompts)
+    sources = count_sources(prompts)
+    if manifest.is_file():
+        _sources(manifest, loaded.digest)
+    plan.data.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(json.dumps({"target": loaded.digest, "prompts": sources}, indent=2), "utf-8")
+    listener.stage(f"the target answers {len(prompts)} prompts")
+    ids: Sequence[Any] = prompt_ids(prompts, directory)
+    taps = default_taps(loaded.model.config.get_text_config().num_hidden_layers)
+    distil(ModelRunner(loaded, NUM_SLOTS), ids, plan.data, plan.distil, taps=taps, tell=listener.made)
+    return sources
+
+
+def _sources(manifest: Path, digest: str) -> dict[str, int]:
+    """Raises ``InvalidRequest`` unless the data were made by this target."""
+    try:
+        content = json.loads(manifest.read_text("utf-8"))
+        target, prompts = content["target"], dict(content["prompts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"data: {manifest} can't be read ({error}); give --prompts, or another --data.") from error
+    if target != digest:
+        raise InvalidRequest(f"data: {manifest.parent} was made by another target; choose another --data.")
+    return prompts

@@ -1,0 +1,113 @@
+"""Training data on disk: continuations with what the target thought of them, in shards that can be read as they come.
+
+A shard is one safetensors file that appears whole or not at all; how many samples exist is the resume point.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from paceline.core.errors import InvalidRequest, ResourceExhausted
+from paceline.training.generate import Sample
+
+SAMPLES = 256
+"""Per shard."""
+
+
+class ShardWriter:
+    """Collects samples; ``close`` writes the rest."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._index = len(shard_files(directory))
+        self._waiting: list[tuple[int, Sample]] = []
+
+    def add(self, prompt: int, sample: Sample) -> None:
+        """``prompt`` is the index of the prompt that the sample came from."""
+        self._waiting.append((prompt, sample))
+        if len(self._waiting) >= SAMPLES:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits. Raises ``ResourceExhausted`` on a full disk, and leaves no half file."""
+        if not self._waiting:
+            return
+        target = self._directory / f"{self._index:05d}.safetensors"
+        part = target.with_suffix(".part")
+        try:
+            save_file(_join(self._waiting), part)
+            os.replace(part, target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise ResourceExhausted(
+                f"data: {target} can't be written: {error}; free some space and start again, it goes on from here."
+            ) from error
+        self._index += 1
+        self._waiting = []
+
+
+def _join(entries: Sequence[tuple[int, Sample]]) -> dict[str, torch.Tensor]:
+    samples = [sample for _, sample in entries]
+    columns = {
+        "prompt": torch.tensor([index for index, _ in entries]),
+        "lengths": torch.tensor([len(one.tokens) for one in samples]),
+        "prompt_lengths": torch.tensor([one.prompt_length for one in samples]),
+        "features_start": torch.tensor([one.features_start for one in samples]),
+        "temperatures": torch.tensor([one.temperature for one in samples], dtype=torch.float64),
+        "seeds": torch.tensor([one.seed for one in samples]),
+        "tokens": torch.tensor([token for one in samples for token in one.tokens], dtype=torch.int32),
+    }
+    for name in ("features", "top_ids", "top_logprobs"):
+        parts = [getattr(one, name) for one in samples]
+        if all(part is not None for part in parts):
+            columns[name] = torch.cat(parts)
+    return columns
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """In the order in which they were written."""
+    return sorted(directory.glob("*.safetensors"))
+
+
+def done_prompts(directory: Path) -> set[int]:
+    """Indices of prompts whose samples are on disk."""
+    done: set[int] = set()
+    for file in shard_files(directory):
+        with safe_open(file, "pt") as shard:
+            done.update(shard.get_tensor("prompt").tolist())
+    return done
+
+
+def read_shard(file: Path) -> Iterator[Sample]:
+    """The samples of one file. Raises ``InvalidRequest`` when it is damaged."""
+    try:
+        with safe_open(file, "pt") as shard:
+            columns = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - not a mapping
+    except Exception as error:  # whatever the reader of a damaged file raises
+        raise InvalidRequest(f"data: {file} is damaged ({error}); delete it, its prompts are done again.") from error
+    token = feature = output = 0
+    for length, prompt_length, start, temperature, seed in _each(columns):
+        rows, made = length - 1 - start, length - prompt_length
+        yield Sample(
+            tuple(columns["tokens"][token : token + length].tolist()),
+            prompt_length,
+            start,
+            temperature,
+            seed,
+            columns["features"][feature : feature + rows] if "features" in columns else None,
+            columns["top_ids"][output : output + made] if "top_ids" in columns else None,
+            columns["top_logprobs"][output : output + made] if "top_logprobs" in columns else None,
+        )
+        token, feature, output = token + length, feature + rows, output + made
+
+
+def _each(columns: dict[str, torch.Tensor]) -> Iterator[tuple[int, int, int, float, int]]:
+    names = ("lengths", "prompt_lengths", "features_start", "temperatures", "seeds")
+    return zip(*(columns[name].tolist() for name in names), strict=True)
