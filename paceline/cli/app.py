@@ -23,7 +23,7 @@ app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("prepare")(prepare.prepare)
 app.command("demo")(demo.demo)
-app.add_typer(train.train, name="train", no_args_is_help=True)
+app.command("train")(train.train)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING
 import typer
 
 from paceline.cli.running import fail, say
-from paceline.core.errors import InvalidRequest, PacelineError
+from paceline.core.errors import PacelineError
 from paceline.text.resolve import PACKAGED
+from paceline.training import KINDS
 
 if TYPE_CHECKING:
     from paceline.training.distil import Made
     from paceline.training.loop import Progress
-    from paceline.training.mtp import Trained
     from paceline.training.run import Listener, Plan
+    from paceline.training.subject import Trained
 
+_KINDS = "; ".join(f"{name}: {what}" for name, what in KINDS.items()) + "."
 EVERY_S = 2.0
 """A line of progress at most this often."""
 
-train = typer.Typer(help="Make a drafter for a target: regenerate text with it, train, evaluate, export.")
 
-
-@train.command("mtp")
-def mtp(
-    target: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or smollm2 (packaged)."),
+def train(
+    kind: str = typer.Argument(..., help=_KINDS),
+    target: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or a packaged model."),
     prompts: list[Path] = typer.Option([], help="JSONL with prompt, turns or token_ids; repeatable."),
     out: Path = typer.Option(..., help="Directory to export to; replaced whole."),
     data: Path = typer.Option(None, help="Where the target's texts are kept; OUT.data without."),
@@ -43,26 +43,23 @@ def mtp(
     seed: int = typer.Option(0, help="Of everything random."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as one line of JSON."),
 ) -> None:
-    """Train the multi-token drafter; started again, it goes on where it was interrupted."""
+    """Make a drafter for a target; started again, it goes on where it was interrupted."""
     from paceline.training.distil import DistilOptions
     from paceline.training.loop import Schedule
     from paceline.training.losses import LossWeights
-    from paceline.training.mtp import MtpOptions
     from paceline.training.run import Plan
+    from paceline.training.subject import TrainOptions
 
+    schedule = Schedule(minutes=minutes, steps=steps, rate=rate, seed=seed)
     plan = Plan(
-        target,
-        tuple(prompts),
-        out,
-        data or out.with_name(f"{out.name}.data"),
-        DistilOptions(max_tokens=max_tokens, seed=seed),
-        MtpOptions(
-            block=block,
-            vocab=vocab,
-            schedule=Schedule(minutes=minutes, steps=steps, rate=rate, seed=seed),
-            weights=LossWeights(overlap=overlap),
-        ),
-        shlex.join(["paceline", *sys.argv[1:]]),
+        kind=kind,
+        target=target,
+        prompts=tuple(prompts),
+        out=out,
+        data=data or out.with_name(f"{out.name}.data"),
+        distil=DistilOptions(max_tokens=max_tokens, seed=seed),
+        train=TrainOptions(block, vocab, schedule, LossWeights(overlap=overlap)),
+        command=shlex.join(["paceline", *sys.argv[1:]]),
     )
     _work(plan, as_json)
 
@@ -125,10 +122,3 @@ def _listener() -> Listener:
 
     lines = _Lines()
     return Listener(lambda text: lines.tell(text, now=True), lines.made, lines.step)
-
-
-def require_out(out: Path | None) -> Path:
-    """Raise ``InvalidRequest`` without one."""
-    if out is None:
-        raise InvalidRequest("out: say where to export the drafter to, such as --out my-drafter.")
-    return out

@@ -14,10 +14,11 @@ from paceline import __version__
 from paceline.core.errors import InvalidRequest
 from paceline.models.loading import LoadedModel, choose_dtype, load, prepare
 from paceline.models.runner import ModelRunner
+from paceline.training import trainer
 from paceline.training.distil import DistilOptions, Made, distil, prompt_ids
 from paceline.training.loop import Progress
-from paceline.training.mtp import MtpOptions, Subject, Trained, default_taps, identity, read_samples, train_mtp
 from paceline.training.prompts import count_sources, read_training_prompts
+from paceline.training.subject import Subject, Trained, TrainOptions, default_taps, identity, read_samples
 
 NUM_SLOTS = 96
 """Continuations at once: beyond, a step costs in proportion."""
@@ -30,13 +31,14 @@ MANIFEST = "data.json"
 class Plan:
     """What to do."""
 
+    kind: str
     target: str
     prompts: tuple[Path, ...]
     """Empty: train on what is in ``data``."""
     out: Path
     data: Path
     distil: DistilOptions
-    train: MtpOptions
+    train: TrainOptions
     command: str
     """For the record."""
 
@@ -52,6 +54,7 @@ class Listener:
 
 def run(plan: Plan, listener: Listener) -> Trained:
     """Everything. Raises ``PacelineError`` with the remedy; nothing half-written is left at ``plan.out``."""
+    train_kind = trainer(plan.kind)
     listener.stage(f"reading the target {plan.target}")
     directory = prepare(plan.target)
     loaded = load(directory, choose_dtype("auto"), max_context=MAX_CONTEXT)
@@ -63,7 +66,8 @@ def run(plan: Plan, listener: Listener) -> Trained:
     listener.stage(f"training on {len(train)} texts, {len(held)} held out")
     record = {"command": plan.command, "paceline": __version__, "torch": torch.__version__, "prompts": sources}
     subject = Subject(target, embeddings, stops, train, held)
-    return train_mtp(subject, plan.out, plan.train, record, listener.step)
+    trained: Trained = train_kind(subject, plan.out, plan.train, record, listener.step)
+    return trained
 
 
 def _regenerate(plan: Plan, loaded: LoadedModel, directory: Path, listener: Listener) -> dict[str, int]:

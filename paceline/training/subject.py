@@ -1,0 +1,101 @@
+"""What every kind of training starts from and ends with: a target whose texts were made, options, a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from paceline.core.errors import InvalidRequest
+from paceline.drafters.trained import TargetIdentity
+from paceline.models.loading import LoadedModel
+from paceline.training.batches import Vocabulary, likeliest
+from paceline.training.evaluate import Score
+from paceline.training.generate import Sample
+from paceline.training.loop import Schedule
+from paceline.training.losses import LossWeights
+from paceline.training.shards import read_shard, shard_files
+
+HELD_OUT = 25
+"""Every so many-th sample is not trained on."""
+MOST_HELD_OUT = 200
+FEWEST_SAMPLES = 8
+SHORTEST_OUTPUT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How to train, whatever the kind."""
+
+    block: int = 5
+    vocab: int = 8192
+    schedule: Schedule = field(default_factory=Schedule)
+    weights: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The target, after its texts were made."""
+
+    identity: TargetIdentity
+    embeddings: torch.Tensor
+    """[vocab, hidden]"""
+    stop_token_ids: Sequence[int]
+    train: Sequence[Sample]
+    held_out: Sequence[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it."""
+
+    directory: Path
+    num_parameters: int
+    coverage: float
+    """Share of the target's output that the trimmed vocabulary can say."""
+    held_out: Score
+    """Real speculative decoding on held-out texts."""
+
+
+def default_taps(num_layers: int) -> tuple[int, ...]:
+    """A third and two thirds of the way up, and what the output layer sees (EAGLE-3: low, middle and high)."""
+    return (max(1, num_layers // 3), max(1, 2 * num_layers // 3), -1)
+
+
+def identity(loaded: LoadedModel) -> TargetIdentity:
+    """Of a target in memory."""
+    config = loaded.model.config.get_text_config()
+    return TargetIdentity(
+        loaded.name,
+        loaded.digest,
+        loaded.tokenizer_digest,
+        loaded.vocab_size,
+        config.hidden_size,
+        config.num_hidden_layers,
+    )
+
+
+def read_samples(directory: Path) -> tuple[list[Sample], list[Sample]]:
+    """(to train on, held out). Raises ``InvalidRequest`` when there are too few."""
+    samples = [one for file in shard_files(directory) for one in read_shard(file) if _is_usable(one)]
+    if len(samples) < FEWEST_SAMPLES:
+        raise InvalidRequest(f"data: {directory} has {len(samples)} usable samples; give at least {FEWEST_SAMPLES}.")
+    every = min(HELD_OUT, len(samples) // 4)
+    held = samples[::every][:MOST_HELD_OUT]
+    return [one for i, one in enumerate(samples) if i % every or i // every >= MOST_HELD_OUT], held
+
+
+def _is_usable(sample: Sample) -> bool:
+    return sample.features is not None and len(sample.tokens) - sample.prompt_length >= 3
+
+
+def choose_vocabulary(subject: Subject, size: int) -> tuple[Vocabulary, float]:
+    """The tokens that the target says most often, and the share of its output that they are."""
+    target_vocab = subject.identity.vocab_size
+    counts = torch.zeros(target_vocab)
+    for sample in subject.train:
+        counts += torch.bincount(torch.tensor(sample.tokens[sample.prompt_length :]), minlength=target_vocab)
+    vocabulary = Vocabulary(likeliest(counts, size, subject.stop_token_ids), target_vocab)
+    return vocabulary, float(counts[vocabulary.token_ids].sum() / counts.sum())
