@@ -18,10 +18,11 @@ import torch
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import DrafterInfo, DraftJob, FeatureFrame, Guess, Needs, SessionSpec
+from paceline.drafters.description import shape_from
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
 from paceline.drafters.mtp_packed import PackedNetwork
 from paceline.drafters.seats import require_seat
-from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_weights, read_trained, shape_from
+from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_weights, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads

@@ -1,4 +1,4 @@
-"""A trained drafter on disk: ``drafter.json`` says what it is and whom it fits, ``weights.safetensors`` is the network.
+"""A trained drafter on disk: its description and ``weights.safetensors``, the network.
 
 Weights are never unpickled, and a drafter whose weights are not those that its description names is refused.
 """
@@ -11,56 +11,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from paceline.core.errors import InvalidRequest, NotFound, ResourceExhausted
+from paceline.drafters.description import DESCRIPTION, FORMAT, Description, parse_description
 
-DESCRIPTION, WEIGHTS = "drafter.json", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 TOKEN_IDS = "token_ids"  # noqa: S105 - no secret
 """The tensor that maps the drafter's own ids to the target's, int32 [vocab]."""
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TargetIdentity:
-    """Whom a drafter was trained for."""
-
-    name: str
-    digest: str
-    """As ``VerifierInfo.model_digest``."""
-    tokenizer_digest: str
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """The JSON part."""
-
-    kind: str
-    name: str
-    target: TargetIdentity
-    taps: tuple[int, ...]
-    """As ``Needs.hidden_states``."""
-    history: int
-    """As ``Needs.history``."""
-    block: int
-    """Tokens per call at most."""
-    shape: Mapping[str, int]
-    """Sizes of the network."""
-    calibration: tuple[tuple[float, float], ...]
-    """(slope, offset) per place in the block: chance of being right = sigmoid(slope * logit(p) + offset)."""
-    weights_digest: str = ""
-    """SHA-256 of the weights file."""
-    training: Mapping[str, Any] | None = None
-    """Command, data sources and their licences, figures: for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +56,6 @@ def read_trained(directory: Path, kind: str) -> TrainedDrafter:
         return TrainedDrafter(about, load_file(weights))
     except (SafetensorError, ValueError) as error:
         raise InvalidRequest(f"model: {weights} is no safetensors file ({error}); export it again.") from error
-
-
-def parse_description(file: Path) -> Description:
-    """Raises ``InvalidRequest`` when a field is missing, unknown or of another format."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-        if content.pop("format", None) != FORMAT:
-            raise InvalidRequest(f"model: {file} is of another format than {FORMAT}; export it with this version.")
-        content["target"] = TargetIdentity(**content["target"])
-        content["taps"] = tuple(int(tap) for tap in content["taps"])
-        content["calibration"] = tuple((float(slope), float(offset)) for slope, offset in content["calibration"])
-        return Description(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"model: {file} is no description of a drafter ({error}); export it again.") from error
-
-
-def shape_from(about: Description, kind: type[Any]) -> Any:  # noqa: ANN401
-    """The sizes as ``kind``. Raises ``InvalidRequest`` for missing or unknown ones."""
-    names = {field.name for field in fields(kind)}
-    if set(about.shape) != names:
-        raise InvalidRequest(f"model: drafter {about.name} has sizes {sorted(about.shape)}, not {sorted(names)}.")
-    return kind(**about.shape)
 
 
 def write_trained(directory: Path, about: Description, weights: Mapping[str, torch.Tensor]) -> None:

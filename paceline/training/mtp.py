@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from paceline.config.settings import DrafterSettings
+from paceline.drafters.description import Description, TargetIdentity
 from paceline.drafters.mtp import MtpDrafter
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
-from paceline.drafters.trained import TOKEN_IDS, Description, TargetIdentity, TrainedDrafter, write_trained
+from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, write_trained
 from paceline.training.batches import batches
 from paceline.training.calibrate import calibrate
 from paceline.training.distil import HISTORY

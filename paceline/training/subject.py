@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from paceline.core.errors import InvalidRequest
-from paceline.drafters.trained import TargetIdentity
+from paceline.drafters.description import TargetIdentity
 from paceline.models.loading import LoadedModel
 from paceline.training.batches import Vocabulary, likeliest
 from paceline.training.evaluate import Score
