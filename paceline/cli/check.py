@@ -17,7 +17,7 @@ from paceline.cli.running import connected, numbers, run, say
 from paceline.cli.stack import StackOptions, running_stack
 from paceline.client.aio import Client
 from paceline.core.errors import PacelineError
-from paceline.core.requests import Chat, ChatMessage, DraftMode, GenerateRequest
+from paceline.core.requests import DraftMode, GenerateRequest
 from paceline.core.types import SamplingParams, Tokens
 from paceline.text.resolve import PACKAGED
 
@@ -119,9 +119,8 @@ class _Checker:
                 say(f"{drafter}, {law.name}: {counts}, {tally.errors} errors")
 
     async def _one(self, client: Client, row: PromptRow, index: int, law: _Law, tally: _Tally, chat: bool) -> None:
-        prompt = Chat((ChatMessage("user", row.text),)) if chat else row.text
         request = GenerateRequest(
-            prompt,
+            row.prompt(is_chat=chat),
             sampling=law.params,
             seed=law.seed,
             max_tokens=self._max_tokens,

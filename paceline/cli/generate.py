@@ -59,7 +59,7 @@ def generate(
         async with connected(target, tell=say) as client:
             chat = not raw and (await client.describe()).has_chat_template
             if rows:
-                requests = [request(_prompt(row.text, system, chat)) for row in rows]
+                requests = [request(row.token_ids or _prompt(row.text, system, chat)) for row in rows]
                 await _many(client, requests, concurrency)
                 return
             one = request(given if isinstance(given, tuple) else _prompt(given, system, chat))

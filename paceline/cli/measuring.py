@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
 from paceline.cli.prompts import PromptRow
+from paceline.core.requests import SpeculativeMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,21 @@ class Sample:
     tokens_per_step: float
     acceptance_length: float
     token_ids: tuple[int, ...]
+    first_token_s: float | None = None
+    """From arrival to the first token; None where that can't be seen."""
+    speculative: SpeculativeMetrics = field(default_factory=SpeculativeMetrics)
 
     @property
     def rate(self) -> float:
         """Tokens per second of the whole request."""
         return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def token_s(self) -> float | None:
+        """Seconds between two tokens after the first one; None where that can't be seen."""
+        if self.first_token_s is None or self.tokens < 2:
+            return None
+        return (self.seconds - self.first_token_s) / (self.tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +65,25 @@ class Comparison:
 Runner = Callable[[PromptRow], Awaitable[Sample]]
 
 
-async def interleave(
-    rows: Sequence[PromptRow], runners: dict[str, Runner], rounds: int, tick: Callable[[], None]
-) -> list[Sample]:
-    """All samples; the order of modes turns with every prompt, so that a drift of the machine hits all alike."""
-    modes, samples = list(runners), []
+async def take_turns(rows: Sequence[PromptRow], runners: Mapping[str, Runner], rounds: int) -> AsyncGenerator[Sample]:
+    """Samples as they come; the order of modes turns with every prompt, so that a drift of the machine hits all."""
+    modes = list(runners)
     for number in range(rounds):
         for index, row in enumerate(rows):
             first = (index + number) % len(modes)
             for mode in modes[first:] + modes[:first]:
-                samples.append(replace(await runners[mode](row), round=number))
-                tick()
+                yield replace(await runners[mode](row), round=number)
+
+
+async def interleave(
+    rows: Sequence[PromptRow], runners: Mapping[str, Runner], rounds: int, tick: Callable[[], None]
+) -> list[Sample]:
+    """All samples, in turns; ``tick`` is called after each."""
+    samples = []
+    async with aclosing(take_turns(rows, runners, rounds)) as turns:
+        async for sample in turns:
+            samples.append(sample)
+            tick()
     return samples
 
 

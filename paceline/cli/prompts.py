@@ -1,4 +1,5 @@
-"""Reads prompt files: JSONL with ``prompt`` (text) or ``turns`` (a conversation, of which the first turn is asked)."""
+"""Reads prompt files: JSONL with ``prompt`` (text), ``turns`` (a conversation, of which the first turn is asked) or
+``token_ids``, for services without a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paceline.core.errors import InvalidRequest, NotFound
+from paceline.core.requests import Chat, ChatMessage, Prompt
+from paceline.core.types import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,14 @@ class PromptRow:
     name: str
     """Unique in its file: ``question_id``, ``id`` or the number of the line."""
     task: str
+    token_ids: Tokens = ()
+    """The prompt when it is given as ids; ``text`` is empty then."""
+
+    def prompt(self, *, is_chat: bool) -> Prompt:
+        """As a request has it."""
+        if self.token_ids:
+            return self.token_ids
+        return Chat((ChatMessage("user", self.text),)) if is_chat else self.text
 
 
 def read_prompts(path: Path, limit: int = 0) -> list[PromptRow]:
@@ -57,14 +68,23 @@ def _rows(path: Path) -> Iterator[PromptRow]:
 def _row(line: str, number: int, path: Path) -> PromptRow:
     try:
         row = json.loads(line)
-        text = row["prompt"] if "prompt" in row else _first_turn(row["turns"])
+        ids = row.get("token_ids", ())
+        text = "" if ids else row["prompt"] if "prompt" in row else _first_turn(row["turns"])
         name = str(row.get("question_id", row.get("id", number)))
         task = str(row.get("task") or row.get("category") or "all")
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"prompts: line {number} of {path} needs a prompt or turns.") from error
+        raise InvalidRequest(f"prompts: line {number} of {path} needs a prompt, turns or token_ids.") from error
+    if ids:
+        return PromptRow("", name, task, _ids(ids, number, path))
     if not isinstance(text, str) or not text:
         raise InvalidRequest(f"prompts: line {number} of {path} has an empty prompt.")
     return PromptRow(text, name, task)
+
+
+def _ids(ids: object, number: int, path: Path) -> Tokens:
+    if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+        raise InvalidRequest(f"prompts: token_ids in line {number} of {path} are not a list of numbers of 0 or more.")
+    return tuple(ids)
 
 
 def _first_turn(turns: object) -> object:

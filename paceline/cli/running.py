@@ -18,6 +18,8 @@ from paceline.core.errors import InvalidRequest, PacelineError, Unavailable
 
 ResultT = TypeVar("ResultT")
 DEFAULT_TARGET = "127.0.0.1:50051"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def program() -> str:
@@ -35,7 +37,7 @@ def run(work: Coroutine[Any, Any, ResultT], *, as_json: bool = False) -> ResultT
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     except PacelineError as error:
         fail(error, as_json=as_json)
     except ExceptionGroup as group:
