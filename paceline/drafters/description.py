@@ -59,7 +59,10 @@ def parse_description(file: Path) -> Description:
         content["target"] = TargetIdentity(**content["target"])
         content["taps"] = tuple(int(tap) for tap in content["taps"])
         content["calibration"] = tuple((float(slope), float(offset)) for slope, offset in content["calibration"])
-        return Description(**content)
+        about = Description(**content)
+        if about.block < 1 or not about.calibration or not all(type(size) is int for size in about.shape.values()):
+            raise ValueError("block, calibration and sizes are not numbers that make sense")
+        return about
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"model: {file} is no description of a drafter ({error}); export it again.") from error
 

@@ -22,7 +22,7 @@ from paceline.drafters.description import shape_from
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
 from paceline.drafters.mtp_packed import PackedNetwork
 from paceline.drafters.seats import require_seat
-from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_weights, read_trained
+from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_sizes, check_weights, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
@@ -30,6 +30,8 @@ from paceline.sampling.processors import validate
 
 MIN_REACH = 0.08
 """A guess ends where the chance that all of it is right falls below this."""
+MAX_ODDS = 30.0
+"""Logarithm of the most extreme odds: nothing is certain, and ``exp`` does not overflow."""
 
 
 @dataclass(slots=True)
@@ -80,7 +82,9 @@ class _Draft:
 
 def network_from(trained: TrainedDrafter) -> MtpNetwork:
     """The network with its weights. Raises ``InvalidRequest`` when sizes and weights don't fit."""
-    network = MtpNetwork(shape_from(trained.about, NetworkShape))
+    shape: NetworkShape = shape_from(trained.about, NetworkShape)
+    check_sizes(trained, shape.vocab, shape.features)
+    network = MtpNetwork(shape)
     weights = {name: tensor for name, tensor in trained.weights.items() if name != TOKEN_IDS}
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     check_weights(trained.about, weights, wanted)
@@ -102,7 +106,7 @@ class MtpDrafter:
         self._window = self._network.shape.window
         self._target_vocab = about.target.vocab_size
         self._ids = trained.token_ids.numpy()
-        self._own = torch.full((about.target.vocab_size,), len(self._ids))
+        self._own = torch.full((about.target.vocab_size + 1,), len(self._ids))
         self._own[trained.token_ids] = torch.arange(len(self._ids))
         self._sessions: dict[str, _Session] = {}
         self.info = DrafterInfo(
@@ -155,7 +159,7 @@ class MtpDrafter:
         out = []
         for frame in job.features:
             end = min(frame.start + frame.num_rows, wanted)
-            if end <= start:
+            if end <= max(start, frame.start):
                 continue
             if start < frame.start:
                 out.append(self._rows(session, job, start, frame.start, None))
@@ -168,8 +172,11 @@ class MtpDrafter:
         return out
 
     def _rows(self, session: _Session, job: DraftJob, start: int, end: int, features: torch.Tensor | None) -> _Rows:
-        words = self._own[torch.tensor(job.context[start + 1 : end + 1]).clamp(max=self._target_vocab - 1)]
-        return _Rows(session, start, words, features)
+        return _Rows(session, start, self._own_ids(job.context[start + 1 : end + 1]), features)
+
+    def _own_ids(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Of the target's; whatever the drafter does not know has one id, even beyond the target's vocabulary."""
+        return self._own[torch.tensor(token_ids).clamp(max=self._target_vocab)]
 
     def _add_rows(self, new: Sequence[_Rows]) -> None:
         """All new rows through the first layers at once; the state after each session's newest row."""
@@ -201,10 +208,9 @@ class MtpDrafter:
     def _begin(self, job: DraftJob) -> _Draft:
         session = self._sessions[job.session]
         ahead = len(job.context) - job.committed
-        most = min(job.max_tokens, self._block - ahead) if session.state is not None else 0
-        if max(job.context[-1:], default=0) >= self._target_vocab:
-            most = 0
-        return _Draft(job, session.sampler, max(0, most), list(job.context))
+        can_guess = session.state is not None and session.sampler.can_draw and job.context[-1] < self._target_vocab
+        most = max(0, min(job.max_tokens, self._block - ahead)) if can_guess else 0
+        return _Draft(job, session.sampler, most, list(job.context))
 
     def _grow(self, drafts: Sequence[_Draft]) -> None:
         states = [self._state(draft) for draft in drafts]
@@ -217,7 +223,7 @@ class MtpDrafter:
             alive = [i for i, one in enumerate(drafts) if len(one.tokens) < one.most and one.reach >= MIN_REACH]
             drafts = [drafts[i] for i in alive]
             if drafts:
-                words = self._own[torch.tensor([one.tokens[-1] for one in drafts])]
+                words = self._own_ids([one.tokens[-1] for one in drafts])
                 states = list(self._network.advance(stacked[alive], words))
 
     def _state(self, draft: _Draft) -> torch.Tensor:
@@ -225,7 +231,7 @@ class MtpDrafter:
         state = self._sessions[draft.job.session].state
         assert state is not None  # noqa: S101 - invariant: drafts begin with one
         for token in draft.job.context[draft.job.committed :]:
-            state = self._network.advance(state[None], self._own[token][None])[0]
+            state = self._network.advance(state[None], self._own_ids([token]))[0]
         return state
 
     def _append_token(self, draft: _Draft, logits: torch.Tensor, logprobs: torch.Tensor) -> None:
@@ -240,7 +246,7 @@ class MtpDrafter:
     def _confidence(self, logprob: float, place: int) -> float:
         slope, offset = self._calibration[min(place, len(self._calibration) - 1)]
         odds = logprob - math.log(-math.expm1(min(logprob, -1e-6)))
-        return 1.0 / (1.0 + math.exp(-(slope * odds + offset)))
+        return 1.0 / (1.0 + math.exp(min(max(-(slope * odds + offset), -MAX_ODDS), MAX_ODDS)))
 
 
 def _block(trained: int, wanted: int) -> int:

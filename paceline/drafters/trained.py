@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -58,30 +57,49 @@ def read_trained(directory: Path, kind: str) -> TrainedDrafter:
         raise InvalidRequest(f"model: {weights} is no safetensors file ({error}); export it again.") from error
 
 
+def check_sizes(trained: TrainedDrafter, vocab: int, features: int) -> None:
+    """Raise ``InvalidRequest`` unless token ids and hidden states are as many as the network's sizes say."""
+    about = trained.about
+    ids = trained.weights.get(TOKEN_IDS, torch.empty(0)).tolist()
+    if len(ids) != vocab or ids != sorted(set(ids)) or not ids or ids[0] < 0 or ids[-1] >= about.target.vocab_size:
+        raise InvalidRequest(
+            f"model: drafter {about.name} needs {vocab} different {TOKEN_IDS} below {about.target.vocab_size}, in "
+            "order; export it again."
+        )
+    if features != len(about.taps) * about.target.hidden_size:
+        raise InvalidRequest(
+            f"model: drafter {about.name} sees {features} features, not {len(about.taps)} hidden states of "
+            f"{about.target.hidden_size}; export it again."
+        )
+
+
 def write_trained(directory: Path, about: Description, weights: Mapping[str, torch.Tensor]) -> None:
     """Whole or not at all; replaces what is there. Raises ``ResourceExhausted`` when the disk is full."""
     blob = save({name: tensor.contiguous() for name, tensor in weights.items()})
     content = {"format": FORMAT, **asdict(about), "weights_digest": hashlib.sha256(blob).hexdigest()}
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
-        (part / WEIGHTS).write_bytes(blob)
-        (part / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        _replace(part, directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as room:
+            part, former = Path(room, "new"), Path(room, "former")
+            part.mkdir()
+            (part / WEIGHTS).write_bytes(blob)
+            (part / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+            _replace(part, directory, former)
     except OSError as error:
         raise ResourceExhausted(
-            f"out: {directory} can't be written ({error}); free some space and try again."
+            f"out: {directory} can't be written ({error}); free some space or choose another place, and try again."
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def _replace(part: Path, directory: Path) -> None:
-    former = directory.with_name(f".{directory.name}-former")
+def _replace(part: Path, directory: Path, former: Path) -> None:
     if directory.exists():
         os.replace(directory, former)
-    os.replace(part, directory)
-    shutil.rmtree(former, ignore_errors=True)
+    try:
+        os.replace(part, directory)
+    except OSError:
+        if former.exists():
+            os.replace(former, directory)
+        raise
 
 
 def check_weights(about: Description, weights: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]]) -> None:

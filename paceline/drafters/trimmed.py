@@ -27,6 +27,8 @@ class TrimmedSampler:
         self._whole = RowSampler(params, prompt_length) if changes_logits(params) else None
         self.is_greedy = params.temperature == 0.0 and self._whole is None
         """The likeliest token it is, whatever the context."""
+        self.can_draw = _leaves_any(params, token_ids)
+        """False where all that may be said is unknown to the drafter; don't ask for tokens then."""
 
     def next_token(self, logits: torch.Tensor, context: Sequence[int], position: int) -> int:
         """From logits [vocab] of the drafter's tokens; the token is the target's id."""
@@ -38,3 +40,8 @@ class TrimmedSampler:
             return int(self._ids[int(logits.argmax())])
         scores = process(logits.float().numpy(), self._params, (), self._prompt_length)
         return gumbel_argmax(scores, self._params.seed, position, self._ids)
+
+
+def _leaves_any(params: SamplingParams, token_ids: NDArray[np.int64]) -> bool:
+    known = set(token_ids.tolist())
+    return bool((known & set(params.allowed_tokens) if params.allowed_tokens else known) - set(params.banned_tokens))
