@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from paceline.cli.running import fail, say
-from paceline.core.errors import PacelineError
+from paceline.core.errors import InvalidRequest, PacelineError
 from paceline.text.resolve import PACKAGED
 from paceline.training import KINDS
 
 if TYPE_CHECKING:
     from paceline.training.distil import Made
     from paceline.training.loop import Progress
-    from paceline.training.run import Listener, Plan
+    from paceline.training.run import Listener
     from paceline.training.subject import Trained
 
 _KINDS = "; ".join(f"{name}: {what}" for name, what in KINDS.items()) + "."
+_SMOKE = "A trial of a minute with a made-up target; fails unless lookup is beaten. Of the options only --seed counts."
+ResultT = TypeVar("ResultT")
 EVERY_S = 2.0
 """A line of progress at most this often."""
 
 
 def train(
-    kind: str = typer.Argument(..., help=_KINDS),
+    kind: str = typer.Argument(next(iter(KINDS)), help=_KINDS),
     target: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or a packaged model."),
     prompts: list[Path] = typer.Option([], help="JSONL with prompt, turns or token_ids; repeatable."),
-    out: Path = typer.Option(..., help="Directory to export to; replaced whole."),
+    out: Path = typer.Option(None, help="Directory to export to; replaced whole."),
     data: Path = typer.Option(None, help="Where the target's texts are kept; OUT.data without."),
     minutes: float = typer.Option(30.0, min=0.01, help="Time for training itself."),
     steps: int = typer.Option(0, min=0, help="Steps instead of minutes."),
@@ -41,15 +46,21 @@ def train(
     overlap: float = typer.Option(0.0, min=0.0, help="Weight of the acceptance (LK) term of the loss."),
     rate: float = typer.Option(1e-3, min=1e-6, help="Learning rate."),
     seed: int = typer.Option(0, help="Of everything random."),
+    smoke: bool = typer.Option(False, help=_SMOKE),
     as_json: bool = typer.Option(False, "--json", help="Print the result as one line of JSON."),
 ) -> None:
     """Make a drafter for a target; started again, it goes on where it was interrupted."""
+    if smoke:
+        _smoke(kind, seed, as_json=as_json)
+        return
     from paceline.training.distil import DistilOptions
     from paceline.training.loop import Schedule
     from paceline.training.losses import LossWeights
-    from paceline.training.run import Plan
+    from paceline.training.run import Plan, run
     from paceline.training.subject import TrainOptions
 
+    if out is None:
+        fail(InvalidRequest("out: a drafter needs a directory to go to; give --out DIRECTORY."), as_json=as_json)
     schedule = Schedule(minutes=minutes, steps=steps, rate=rate, seed=seed)
     plan = Plan(
         kind=kind,
@@ -59,22 +70,42 @@ def train(
         data=data or out.with_name(f"{out.name}.data"),
         distil=DistilOptions(max_tokens=max_tokens, seed=seed),
         train=TrainOptions(block, vocab, schedule, LossWeights(overlap=overlap)),
-        command=shlex.join(["paceline", *sys.argv[1:]]),
+        command=_command(),
     )
-    _work(plan, as_json)
+    resume = "the same command goes on from the last checkpoint"
+    _tell(_work(lambda listener: run(plan, listener), resume, as_json=as_json), as_json)
 
 
-def _work(plan: Plan, as_json: bool) -> None:
-    from paceline.training.run import run
+def _command() -> str:
+    return shlex.join(["paceline", *sys.argv[1:]])
 
+
+def _work(work: Callable[[Listener], ResultT], remedy: str, *, as_json: bool) -> ResultT:
     try:
-        trained = run(plan, _listener())
+        return work(_listener())
     except PacelineError as error:
         fail(error, as_json=as_json)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last checkpoint")
+        say(f"interrupted; {remedy}")
         raise typer.Exit(130) from None
-    _tell(trained, as_json)
+
+
+def _smoke(kind: str, seed: int, *, as_json: bool) -> None:
+    """Exit code 1 unless the drafter that learned gets further per step than looking up."""
+    from paceline.training.smoke import SmokeOptions, smoke
+
+    with tempfile.TemporaryDirectory(prefix="paceline-smoke-") as directory:
+        options = SmokeOptions(seed=seed)
+        run = functools.partial(smoke, kind, Path(directory), options, _command())
+        result = _work(run, "nothing is kept of a trial", as_json=as_json)
+    learned, lookup = result.trained.held_out.tau, result.lookup.tau
+    if as_json:
+        typer.echo(json.dumps({"kind": kind, "tau": learned, "lookup_tau": lookup, "is_better": result.is_better}))
+    else:
+        typer.echo(f"held-out texts: {kind} {learned:.2f} tokens per step, ngram {lookup:.2f}")
+    if not result.is_better:
+        say("the trained drafter is no better than looking up; training is broken here")
+        raise typer.Exit(1)
 
 
 def _tell(trained: Trained, as_json: bool) -> None:
