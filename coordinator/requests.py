@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from paceline.config.settings import CoordinatorSettings
 from paceline.core.errors import InvalidRequest, Unsupported
 from paceline.core.requests import Chat, DraftMode, GenerateRequest
-from paceline.core.types import SamplingParams, StopRules, Tokens, TraceContext, VerifierInfo
+from paceline.core.types import Profile, SamplingParams, StopRules, Tokens, TraceContext, VerifierInfo
 from paceline.sampling.processors import validate
+from paceline.speculation.profiles import PRIORS
 from paceline.telemetry.spans import child_of, new_trace
 from paceline.text.tokenizer import Tokenizer
 
@@ -44,6 +45,7 @@ class Admitted:
     """0 decodes plainly."""
     min_draft: int
     """At most ``max_draft``."""
+    profile: Profile
     verifier: VerifierInfo
     """What the session is pinned to: any verifier with this numerics id gives the same bits."""
     parent: TraceContext
@@ -97,6 +99,7 @@ def admit(
         stop_strings=_stop_strings(request.stop, tokenizer),
         max_draft=max_draft,
         min_draft=min_draft,
+        profile=request.profile,
         verifier=verifier,
         parent=parent,
         trace=child_of(parent),
@@ -158,7 +161,8 @@ def _stop_strings(stop: tuple[str, ...], tokenizer: Tokenizer | None) -> tuple[s
 
 def _draft_lengths(request: GenerateRequest, settings: CoordinatorSettings) -> tuple[int, int]:
     """(least, most) draft tokens of a step."""
-    max_draft = settings.max_draft if request.max_draft is None else request.max_draft
+    usual = min(settings.max_draft, PRIORS[request.profile].max_draft)
+    max_draft = usual if request.max_draft is None else request.max_draft
     if not 0 <= max_draft <= MAX_DRAFT:
         raise InvalidRequest(f"max_draft: {max_draft} is not between 0 and {MAX_DRAFT}.")
     if not 0 <= request.min_draft <= max_draft:

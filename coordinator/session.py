@@ -207,6 +207,7 @@ class Session:
             stops=admitted.stops,
             max_draft=admitted.max_draft,
             min_draft=admitted.min_draft,
+            profile=admitted.profile,
             window=max(self._around.window, admitted.max_draft),
             model_digest="",
             numerics_id=admitted.verifier.numerics_id,

@@ -17,7 +17,7 @@ from paceline.cli.running import connected, numbers, run, say
 from paceline.client.aio import Client, Completion
 from paceline.core.errors import InvalidRequest, PacelineError
 from paceline.core.requests import Chat, ChatMessage, Chunk, DraftMode, GenerateRequest, Prompt, Started
-from paceline.core.types import SamplingParams
+from paceline.core.types import Profile, SamplingParams
 
 
 def generate(
@@ -32,6 +32,7 @@ def generate(
     seed: int = typer.Option(None, help="Key of the noise; drawn afresh without."),
     stop: list[str] = typer.Option([], help="End before this text; repeatable."),
     max_draft: int = typer.Option(None, help="Draft tokens per step at most."),
+    profile: Profile = typer.Option(Profile.AUTO, help="What the text is like, for the first draft lengths."),
     system: str = typer.Option("", help="System message of the chat."),
     raw: bool = typer.Option(False, help="No chat template: continue the text as it is."),
     token_ids: str = typer.Option("", help="Prompt as comma-separated token ids."),
@@ -50,7 +51,14 @@ def generate(
     def request(text: Prompt) -> GenerateRequest:
         mode = DraftMode.PLAIN if plain else DraftMode.PIPELINE
         return GenerateRequest(
-            text, sampling=params, seed=seed, max_tokens=max_tokens, stop=tuple(stop), mode=mode, max_draft=max_draft
+            text,
+            sampling=params,
+            seed=seed,
+            max_tokens=max_tokens,
+            stop=tuple(stop),
+            mode=mode,
+            max_draft=max_draft,
+            profile=profile,
         )
 
     async def work() -> None:

@@ -120,8 +120,9 @@ class CoordinatorSettings:
     """redis://, rediss:// or unix:// URL of the session store; ``memory:`` keeps sessions in this process."""
     tokenizer: str = "smollm2"
     """Directory with tokenizer.json, or as the verifier's model."""
-    max_draft: int = 8
-    """Draft tokens per verifier step unless the request says otherwise."""
+    max_draft: int = 16
+    """Draft tokens per verifier step at most unless the request says otherwise; its profile may want fewer, and of
+    these as many are checked as pay."""
     window: int = 16
     """Draft tokens pending beyond the last commit."""
     max_requests: int = 256

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from paceline.core.types import DrafterInfo, FinishReason, SamplingParams, Tokens, TraceContext, VerifierInfo
+from paceline.core.types import DrafterInfo, FinishReason, Profile, SamplingParams, Tokens, TraceContext, VerifierInfo
 
 
 class DraftMode(StrEnum):
@@ -59,10 +59,12 @@ class GenerateRequest:
     """Do not stop at the model's end-of-sequence ids."""
     mode: DraftMode = DraftMode.PIPELINE
     max_draft: int | None = None
-    """Draft tokens per verifier step at most; None is the service's default."""
+    """Draft tokens per verifier step at most; None is the profile's, or the service's where that is less."""
     min_draft: int = 0
     """Draft tokens to check whenever they are there, whether that pays or not: with ``max_draft`` a fixed block, for
     measurements; at most ``max_draft``."""
+    profile: Profile = Profile.AUTO
+    """What the text is like, for the first draft lengths; the text itself never depends on it."""
     trace: TraceContext = field(default_factory=TraceContext)
     """Joins the caller's trace."""
     deadline_s: float = 0.0

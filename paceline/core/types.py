@@ -20,6 +20,19 @@ class Sampler(StrEnum):
     BLOCK = "block"
 
 
+class Profile(StrEnum):
+    """What a request is for: how many drafts are worth checking before anything was seen. It never changes the text."""
+
+    AUTO = "auto"
+    """Neutral; what is seen decides within few tokens."""
+    CHAT = "chat"
+    """Free text, in which drafts are often wrong soon."""
+    CODE = "code"
+    """Programs and other text with set forms."""
+    COPY = "copy"
+    """Text that largely repeats its prompt: edits, extracts, quotations."""
+
+
 class FinishReason(StrEnum):
     """Why a session ended."""
 
@@ -91,6 +104,8 @@ class SessionSpec:
     """Draft tokens per verifier step at most; 0 decodes plainly."""
     min_draft: int = 0
     """Draft tokens to check whenever they are there, whether that pays or not; at most ``max_draft``."""
+    profile: Profile = Profile.AUTO
+    """What to expect of drafts at first."""
     window: int = 16
     """Draft tokens that may be pending beyond the last commit."""
     fan_out: int = 1

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paceline.core.types import Profile
 from paceline.speculation.draft_tree import Path
+from paceline.speculation.odds import Shift
+from paceline.speculation.profiles import PRIORS, Prior
 
 NUM_BUCKETS = 8
-DECAY = 0.96
-"""Of the evidence, per token judged: a session's nature may change within some 25 tokens."""
-PRIOR_WEIGHT = 2.0
-"""The drafter's own confidence counts like this many observations."""
-DEFAULT_CONFIDENCE = 0.6
+DECAY = 0.97
+"""Of the evidence, per token judged: a session's nature may change within some 30 tokens."""
+PRIOR_WEIGHT = 1.5
+"""What is expected at first counts like this many observations."""
+PLACE_WEIGHT = 3.0
+"""That a place in the draft is like all others counts like this many."""
+NUM_PLACES = 6
+"""Places 0, 1, 2-3, 4-7, 8-15 and all behind: drafts often get worse with their length."""
+DEFAULT_CONFIDENCE = 0.75
 """For drafters that give none."""
+LEAST, MOST = 0.02, 0.98
+"""Nothing is held for impossible or certain."""
 PRIOR_ROW_COST = 0.02
 """Before anything was measured, a further row is taken to cost this share of a one-row step."""
 SHORTEST_S = 1e-6
@@ -24,38 +33,59 @@ SHORTEST_S = 1e-6
 
 
 class AcceptanceLearner:
-    """Chance that a draft token is right given that those before it were, for one session."""
+    """Chance that a draft token is right given that those before it were, for one session.
 
-    def __init__(self) -> None:
-        self._hits = [0.0] * NUM_BUCKETS
-        self._trials = [0.0] * NUM_BUCKETS
+    A rate per confidence, for all places together, and per place how far it differs from that: tokens at the end of a
+    draft are judged too seldom to be learned by themselves.
+    """
+
+    def __init__(self, prior: Prior = PRIORS[Profile.AUTO]) -> None:
+        self._prior = prior
+        self._hits = [0.0] * (NUM_BUCKETS + 1)
+        self._trials = [0.0] * (NUM_BUCKETS + 1)
+        self._places = [Shift(DECAY, PLACE_WEIGHT) for _ in range(NUM_PLACES)]
 
     def chances(self, path: Path) -> list[float]:
         """One per token of ``path``, each given that all before it are right."""
-        return [self._chance(index, confidence) for index, confidence in enumerate(path.confidences)]
+        return [
+            _bounded(self._places[_place(index)].apply(self._rate(index, confidence)))
+            for index, confidence in enumerate(path.confidences)
+        ]
 
-    def _chance(self, index: int, confidence: float | None) -> float:
-        bucket = _bucket(index, confidence)
-        prior = DEFAULT_CONFIDENCE if confidence is None else min(max(confidence, 0.02), 0.98)
+    def _rate(self, index: int, confidence: float | None) -> float:
+        """Wherever such a confidence was given."""
+        bucket = _bucket(confidence)
+        prior = _bounded(self._prior.expect(index, confidence, DEFAULT_CONFIDENCE))
         return (self._hits[bucket] + PRIOR_WEIGHT * prior) / (self._trials[bucket] + PRIOR_WEIGHT)
 
     def observe(self, path: Path, accepted: int) -> None:
         """``accepted`` tokens of the checked path were right, the next one (if any) was wrong."""
         for index in range(min(accepted + 1, len(path))):
-            bucket = _bucket(index, path.confidences[index])
-            self._hits[bucket] = DECAY * self._hits[bucket] + (index < accepted)
+            confidence, is_right = path.confidences[index], index < accepted
+            bucket = _bucket(confidence)
+            self._places[_place(index)].add(is_right, self._rate(index, confidence))
+            self._hits[bucket] = DECAY * self._hits[bucket] + is_right
             self._trials[bucket] = DECAY * self._trials[bucket] + 1.0
 
     def relax(self) -> None:
         """A step without drafts: old evidence fades, so that a poor drafter is tried again some day."""
         self._hits = [0.99 * value for value in self._hits]
         self._trials = [0.99 * value for value in self._trials]
+        for place in self._places:
+            place.fade(0.99)
 
 
-def _bucket(index: int, confidence: float | None) -> int:
-    if confidence is None:
-        return min(index, NUM_BUCKETS - 1)
-    return min(int(confidence * NUM_BUCKETS), NUM_BUCKETS - 1)
+def _bounded(chance: float) -> float:
+    return min(max(chance, LEAST), MOST)
+
+
+def _bucket(confidence: float | None) -> int:
+    """Tokens without a confidence have one of their own."""
+    return NUM_BUCKETS if confidence is None else min(int(confidence * NUM_BUCKETS), NUM_BUCKETS - 1)
+
+
+def _place(index: int) -> int:
+    return min(index.bit_length(), NUM_PLACES - 1)
 
 
 class StepCost:

@@ -19,6 +19,7 @@ from paceline.core.types import (
 )
 from paceline.speculation.draft_length import AcceptanceLearner
 from paceline.speculation.draft_tree import DraftTree, Path, check_draft
+from paceline.speculation.profiles import PRIORS
 from paceline.speculation.waiting import DraftArrivals
 
 
@@ -28,7 +29,7 @@ class VerifierSession:
     def __init__(self, spec: SessionSpec, *, max_context: int, vocab_size: int) -> None:
         _check(spec, max_context, vocab_size)
         self.spec = spec
-        self.acceptance = AcceptanceLearner()
+        self.acceptance = AcceptanceLearner(PRIORS[spec.profile])
         self.arrivals = DraftArrivals()
         self.finish: FinishReason | None = None
         self._vocab_size = vocab_size

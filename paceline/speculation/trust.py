@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from paceline.speculation.odds import Shift
+
 LEAST, MOST = 0.02, 0.98
 """Nothing is ever held for impossible or certain."""
 NUM_BUCKETS = 8
@@ -77,28 +79,12 @@ class SharedTrust:
         tally.add(is_right, SHARED_DECAY)
 
 
-@dataclass(slots=True)
-class _Shift:
-    """How a session differs for one set of supporters: seen against expected, and the ratio of odds that follows."""
-
-    seen: _Tally
-    expected: float = 0.0
-    odds: float = 1.0
-
-    def add(self, is_right: bool, chance: float) -> None:
-        self.seen.add(is_right, SESSION_DECAY)
-        self.expected = SESSION_DECAY * self.expected + chance
-        seen = (self.seen.right + SESSION_WEIGHT / 2) / (self.seen.judged - self.seen.right + SESSION_WEIGHT / 2)
-        expected = (self.expected + SESSION_WEIGHT / 2) / (self.seen.judged - self.expected + SESSION_WEIGHT / 2)
-        self.odds = seen / expected
-
-
 class SessionTrust:
     """One session's view of its sources."""
 
     def __init__(self, shared: SharedTrust) -> None:
         self._shared = shared
-        self._shifts: dict[int, _Shift] = {}
+        self._shifts: dict[int, Shift] = {}
 
     def chance(self, claim: Claim) -> float:
         """That the claim is right given that all tokens before it are."""
@@ -106,13 +92,13 @@ class SessionTrust:
         shift = self._shifts.get(claim.supporters)
         if shift is None:
             return chance
-        return _bounded(shift.odds * chance / (1.0 - chance + shift.odds * chance))
+        return _bounded(shift.apply(chance))
 
     def learn(self, claim: Claim, is_right: bool) -> None:
         """What became of a claim, for this session and for all."""
         shift = self._shifts.get(claim.supporters)
         if shift is None:
-            shift = self._shifts[claim.supporters] = _Shift(_Tally())
+            shift = self._shifts[claim.supporters] = Shift(SESSION_DECAY, SESSION_WEIGHT)
         shift.add(is_right, self._shared.chance(claim))
         self._shared.learn(claim, is_right)
 

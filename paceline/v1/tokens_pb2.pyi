@@ -80,6 +80,34 @@ FINISH_REASON_ERROR: FinishReason.ValueType  # 4
 """It failed; the status says why."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Profile:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Profile.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROFILE_UNSPECIFIED: _Profile.ValueType  # 0
+    """Neutral; what is seen decides within few tokens."""
+    PROFILE_CHAT: _Profile.ValueType  # 1
+    """Free text, in which drafts are often wrong soon."""
+    PROFILE_CODE: _Profile.ValueType  # 2
+    """Programs and other text with set forms."""
+    PROFILE_COPY: _Profile.ValueType  # 3
+    """Text that largely repeats its prompt."""
+
+class Profile(_Profile, metaclass=_ProfileEnumTypeWrapper):
+    """What a request is for: draft lengths begin accordingly. It never changes the text."""
+
+PROFILE_UNSPECIFIED: Profile.ValueType  # 0
+"""Neutral; what is seen decides within few tokens."""
+PROFILE_CHAT: Profile.ValueType  # 1
+"""Free text, in which drafts are often wrong soon."""
+PROFILE_CODE: Profile.ValueType  # 2
+"""Programs and other text with set forms."""
+PROFILE_COPY: Profile.ValueType  # 3
+"""Text that largely repeats its prompt."""
+Global___Profile: _TypeAlias = Profile  # noqa: Y015
+
 @_typing.final
 class SamplingParams(_message.Message):
     """What shapes the law of a token. Values out of range are refused, never clamped."""
@@ -261,6 +289,7 @@ class SessionSpec(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     MIN_DRAFT_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Minted by the coordinator, 32 hex digits."""
     prompt_length: _builtins.int
@@ -279,6 +308,8 @@ class SessionSpec(_message.Message):
     """Refuse when both sides have one and they differ."""
     min_draft: _builtins.int
     """Draft tokens to check per step whenever they are there, whether that pays or not; at most max_draft."""
+    profile: Global___Profile.ValueType
+    """What to expect of drafts before any was checked; a value that is not known counts as unspecified."""
     @_builtins.property
     def context_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and every token committed so far."""
@@ -316,10 +347,11 @@ class SessionSpec(_message.Message):
         trace: Global___TraceContext | None = ...,
         deadline: _duration_pb2.Duration | None = ...,
         min_draft: _builtins.int = ...,
+        profile: Global___Profile.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "sampling", b"sampling", "stops", b"stops", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

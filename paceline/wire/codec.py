@@ -22,6 +22,7 @@ from paceline.core.types import (
     Drain,
     FinishReason,
     Needs,
+    Profile,
     Refused,
     Sampler,
     SamplingParams,
@@ -41,6 +42,13 @@ _SAMPLERS = {
 _SAMPLERS_BACK = {number: sampler for sampler, number in _SAMPLERS.items()} | {
     tokens_pb2.SAMPLER_UNSPECIFIED: Sampler.COUPLED
 }
+PROFILES = {
+    Profile.AUTO: tokens_pb2.PROFILE_UNSPECIFIED,
+    Profile.CHAT: tokens_pb2.PROFILE_CHAT,
+    Profile.CODE: tokens_pb2.PROFILE_CODE,
+    Profile.COPY: tokens_pb2.PROFILE_COPY,
+}
+PROFILES_BACK = {number: profile for profile, number in PROFILES.items()}
 FINISH_REASONS = {
     FinishReason.STOP: tokens_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: tokens_pb2.FINISH_REASON_LENGTH,
@@ -158,6 +166,7 @@ def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
         stops=tokens_pb2.StopRules(max_tokens=spec.stops.max_tokens, stop_token_ids=spec.stops.stop_token_ids),
         max_draft=spec.max_draft,
         min_draft=spec.min_draft,
+        profile=PROFILES[spec.profile],
         window=spec.window,
         fan_out=spec.fan_out,
         model_digest=spec.model_digest,
@@ -180,6 +189,7 @@ def session_spec_from_pb(message: tokens_pb2.SessionSpec) -> SessionSpec:
         stops=StopRules(message.stops.max_tokens, tuple(message.stops.stop_token_ids)),
         max_draft=message.max_draft,
         min_draft=message.min_draft,
+        profile=PROFILES_BACK.get(message.profile, Profile.AUTO),
         window=message.window,
         fan_out=message.fan_out,
         model_digest=message.model_digest,

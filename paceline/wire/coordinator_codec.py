@@ -51,6 +51,7 @@ def generate_request_to_pb(request: GenerateRequest) -> pb.GenerateRequest:
         "mode": _MODES[request.mode],
         "max_draft": request.max_draft,
         "min_draft": request.min_draft,
+        "profile": codec.PROFILES[request.profile],
         "trace": codec.trace_context_to_pb(request.trace),
     }
     message = codec.build(pb.GenerateRequest, values | _input(request.prompt))
@@ -73,6 +74,8 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
     _refuse_unknown(message)
     if message.mode not in _MODES_BACK:
         raise InvalidRequest(f"mode: {message.mode} is not a draft mode; use DRAFT_MODE_PIPELINE or DRAFT_MODE_PLAIN.")
+    if message.profile not in codec.PROFILES_BACK:
+        raise InvalidRequest(f"profile: {message.profile} is not a profile; use PROFILE_CHAT, _CODE or _COPY, or none.")
     sampling = codec.sampling_params_from_pb(message.sampling)
     return GenerateRequest(
         prompt=_take_prompt(message),
@@ -86,6 +89,7 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
         mode=_MODES_BACK[message.mode],
         max_draft=message.max_draft if message.HasField("max_draft") else None,
         min_draft=message.min_draft,
+        profile=codec.PROFILES_BACK[message.profile],
         trace=codec.trace_context_from_pb(message.trace),
         deadline_s=deadline_s,
     )

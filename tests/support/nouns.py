@@ -27,6 +27,7 @@ from paceline.core.types import (
     Drain,
     FinishReason,
     Needs,
+    Profile,
     Refused,
     Sampler,
     SamplingParams,
@@ -81,6 +82,7 @@ spec = st.builds(
     stops=st.builds(StopRules, u32, tokens),
     max_draft=u32,
     min_draft=u32,
+    profile=st.sampled_from(Profile),
     window=u32,
     fan_out=u32,
     model_digest=text,
@@ -159,6 +161,7 @@ def generate_requests(draw: st.DrawFn) -> GenerateRequest:
             mode=st.sampled_from(DraftMode),
             max_draft=st.none() | u32,
             min_draft=u32,
+            profile=st.sampled_from(Profile),
             trace=trace,
         )
     )

@@ -96,6 +96,7 @@ async def test_bad_requests_are_refused_with_the_name_of_the_field_and_a_remedy(
 
 RAW: dict[str, tuple[Callable[[coordinator_pb2.GenerateRequest], object], str]] = {
     "no input": (lambda message: message.ClearField("input"), "input: the request has none; set one of text"),
+    "a profile": (lambda message: setattr(message, "profile", 77), "profile: 77 is not a profile"),
     "a mode": (lambda message: setattr(message, "mode", 77), "mode: 77 is not a draft mode"),
     "a sampler": (lambda message: setattr(message.sampling, "sampler", 77), "sampling.sampler: 77 is not a sampler"),
     "a trace": (lambda message: setattr(message.trace, "trace_id", "XYZ"), "trace.trace_id: need 32 lower-case hex"),

@@ -11,7 +11,7 @@ from coordinator.requests import MAX_DRAFT, MAX_STOP_IDS, MAX_STOPS, Admitted, a
 from paceline.config.settings import CoordinatorSettings
 from paceline.core.errors import InvalidRequest, PacelineError, Unsupported
 from paceline.core.requests import Chat, ChatMessage, DraftMode, GenerateRequest
-from paceline.core.types import SamplingParams, TraceContext, VerifierInfo
+from paceline.core.types import Profile, SamplingParams, TraceContext, VerifierInfo
 from paceline.testing.letters import CHAT, LETTERS, letters
 from paceline.text.tokenizer import Tokenizer
 
@@ -20,8 +20,10 @@ SETTINGS = CoordinatorSettings(max_tokens=16, max_draft=6, request_timeout_s=60.
 PROMPT = (1, 2, 3)
 
 
-def admitted(request: GenerateRequest, tokenizer: Tokenizer | None = None) -> Admitted:
-    return admit(request, SETTINGS, tokenizer, VERIFIER, "r1")
+def admitted(
+    request: GenerateRequest, tokenizer: Tokenizer | None = None, settings: CoordinatorSettings = SETTINGS
+) -> Admitted:
+    return admit(request, settings, tokenizer, VERIFIER, "r1")
 
 
 def asking(**changes: Any) -> GenerateRequest:
@@ -50,6 +52,17 @@ def test_a_fixed_block_is_a_least_length_that_is_the_largest_too() -> None:
     fixed = admitted(asking(min_draft=4, max_draft=4))
     assert (fixed.min_draft, fixed.max_draft) == (4, 4)
     assert admitted(asking(max_draft=4)).min_draft == 0
+
+
+@pytest.mark.parametrize(("profile", "most"), [("auto", 16), ("chat", 8), ("code", 12), ("copy", 16)])
+def test_a_profile_says_how_many_drafts_there_are_at_most(profile: str, most: int) -> None:
+    result = admitted(asking(profile=Profile(profile)), settings=CoordinatorSettings())
+    assert (result.profile, result.max_draft) == (Profile(profile), most)
+
+
+def test_the_service_may_allow_fewer_drafts_than_a_profile_and_a_request_decides_alone() -> None:
+    assert admitted(asking(profile=Profile.COPY)).max_draft == 6
+    assert admitted(asking(profile=Profile.CHAT, max_draft=20)).max_draft == 20
 
 
 def test_a_seed_is_drawn_where_none_is_given_and_replaces_the_samplings() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support import nouns
 
 from paceline.core.errors import InvalidRequest, PacelineError, Unsupported
-from paceline.core.types import Sampler, SamplingParams, SessionSpec, StopRules
+from paceline.core.types import Profile, Sampler, SamplingParams, SessionSpec, StopRules
 from paceline.v1 import coordinator_pb2 as pb
 from paceline.v1 import diagnostics_pb2, drafter_pb2, tokens_pb2, verifier_pb2
 from paceline.wire import codec, coordinator_codec, diagnostics
@@ -307,3 +307,10 @@ def test_an_unspecified_sampler_is_coupled() -> None:
 def test_parameters_that_the_wire_cannot_carry_are_refused_by_name(field: str, params: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
         codec.sampling_params_to_pb(SamplingParams(**params))
+
+
+def test_a_profile_of_a_newer_coordinator_counts_as_none() -> None:
+    """It shapes only the speed."""
+    message = codec.session_spec_to_pb(SessionSpec("s", (1,), 1, SamplingParams(), StopRules(3), profile=Profile.COPY))
+    message.profile = 77
+    assert codec.session_spec_from_pb(message).profile is Profile.AUTO
