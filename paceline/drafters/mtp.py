@@ -7,31 +7,33 @@ the drafter's own states. It draws with the target's noise (Gumbel coupling), so
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import DrafterInfo, DraftJob, FeatureFrame, Guess, Needs, SessionSpec
+from paceline.core.types import DraftJob, Guess, SessionSpec
 from paceline.drafters.description import shape_from
+from paceline.drafters.learned import (
+    Certainty,
+    GrowingGuess,
+    Lexicon,
+    begin,
+    choose_block,
+    frame_rows,
+    info_of,
+    load_weights,
+)
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
 from paceline.drafters.mtp_packed import PackedNetwork
 from paceline.drafters.seats import require_seat
-from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_sizes, check_weights, read_trained
+from paceline.drafters.trained import TrainedDrafter, check_sizes, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
-from paceline.sampling.processors import validate
-
-MIN_REACH = 0.08
-"""A guess ends where the chance that all of it is right falls below this."""
-MAX_ODDS = 30.0
-"""Logarithm of the most extreme odds: nothing is certain, and ``exp`` does not overflow."""
 
 
 @dataclass(slots=True)
@@ -67,30 +69,11 @@ class _Rows:
     """[rows, features]; None for text only."""
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A guess that grows."""
-
-    job: DraftJob
-    sampler: TrimmedSampler
-    most: int
-    context: list[int]
-    tokens: list[int] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
-    reach: float = 1.0
-
-
 def network_from(trained: TrainedDrafter) -> MtpNetwork:
     """The network with its weights. Raises ``InvalidRequest`` when sizes and weights don't fit."""
     shape: NetworkShape = shape_from(trained.about, NetworkShape)
     check_sizes(trained, shape.vocab, shape.features)
-    network = MtpNetwork(shape)
-    weights = {name: tensor for name, tensor in trained.weights.items() if name != TOKEN_IDS}
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    check_weights(trained.about, weights, wanted)
-    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    network.eval()
-    return network
+    return load_weights(MtpNetwork(shape), trained)
 
 
 class MtpDrafter:
@@ -101,23 +84,12 @@ class MtpDrafter:
         with torch.inference_mode():
             self._network = PackedNetwork(network_from(trained), choose_dtype(settings.dtype))
         self._threads = settings.threads
-        self._calibration = about.calibration
-        self._block = _block(about.block, settings.block)
+        self._certainty = Certainty(about)
+        self._block = choose_block(about.block, settings.block)
         self._window = self._network.shape.window
-        self._target_vocab = about.target.vocab_size
-        self._ids = trained.token_ids.numpy()
-        self._own = torch.full((about.target.vocab_size + 1,), len(self._ids))
-        self._own[trained.token_ids] = torch.arange(len(self._ids))
+        self._lexicon = Lexicon(trained)
         self._sessions: dict[str, _Session] = {}
-        self.info = DrafterInfo(
-            name=f"{about.kind} {about.name}",
-            model_digest=about.weights_digest,
-            tokenizer_digest=about.target.tokenizer_digest,
-            vocab_size=about.target.vocab_size,
-            needs=Needs(hidden_states=about.taps, history=about.history, same_tokenizer=True),
-            max_sessions=settings.max_sessions,
-            max_window=self._block,
-        )
+        self.info = info_of(about, self._block, settings.max_sessions)
 
     @classmethod
     def load(cls, settings: DrafterSettings) -> MtpDrafter:
@@ -131,9 +103,7 @@ class MtpDrafter:
     def open(self, spec: SessionSpec) -> None:
         """Remember the law of the session; its rows are made when it is drafted for."""
         require_seat(self._sessions, self.info)
-        validate(spec.sampling, self.info.vocab_size)
-        sampler = TrimmedSampler(spec.sampling, spec.prompt_length, self._ids, self._target_vocab)
-        self._sessions[spec.session] = _Session(sampler)
+        self._sessions[spec.session] = _Session(self._lexicon.sampler(spec))
 
     def close(self, session: str) -> None:
         """Forget it."""
@@ -165,18 +135,14 @@ class MtpDrafter:
                 out.append(self._rows(session, job, start, frame.start, None))
                 start = frame.start
             skipped = start - frame.start
-            out.append(self._rows(session, job, start, end, _tensor(frame)[skipped : end - frame.start]))
+            out.append(self._rows(session, job, start, end, frame_rows(frame)[skipped : end - frame.start]))
             start = end
         if start < wanted:
             out.append(self._rows(session, job, start, wanted, None))
         return out
 
     def _rows(self, session: _Session, job: DraftJob, start: int, end: int, features: torch.Tensor | None) -> _Rows:
-        return _Rows(session, start, self._own_ids(job.context[start + 1 : end + 1]), features)
-
-    def _own_ids(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Of the target's; whatever the drafter does not know has one id, even beyond the target's vocabulary."""
-        return self._own[torch.tensor(token_ids).clamp(max=self._target_vocab)]
+        return _Rows(session, start, self._lexicon.own(job.context[start + 1 : end + 1]), features)
 
     def _add_rows(self, new: Sequence[_Rows]) -> None:
         """All new rows through the first layers at once; the state after each session's newest row."""
@@ -205,14 +171,12 @@ class MtpDrafter:
             session.values = torch.cat([session.values, values])[-self._window :]
         session.end = new.start + len(keys)
 
-    def _begin(self, job: DraftJob) -> _Draft:
+    def _begin(self, job: DraftJob) -> GrowingGuess:
         session = self._sessions[job.session]
-        ahead = len(job.context) - job.committed
-        can_guess = session.state is not None and session.sampler.can_draw and job.context[-1] < self._target_vocab
-        most = max(0, min(job.max_tokens, self._block - ahead)) if can_guess else 0
-        return _Draft(job, session.sampler, most, list(job.context))
+        can_guess = session.state is not None and self._lexicon.can_follow(job.context)
+        return begin(job, session.sampler, self._block, can_guess=can_guess)
 
-    def _grow(self, drafts: Sequence[_Draft]) -> None:
+    def _grow(self, drafts: Sequence[GrowingGuess]) -> None:
         states = [self._state(draft) for draft in drafts]
         while drafts:
             stacked = torch.stack(states)
@@ -220,42 +184,21 @@ class MtpDrafter:
             chances = logits.float().log_softmax(-1)
             for draft, row, logprobs in zip(drafts, logits, chances, strict=True):
                 self._append_token(draft, row, logprobs)
-            alive = [i for i, one in enumerate(drafts) if len(one.tokens) < one.most and one.reach >= MIN_REACH]
+            alive = [i for i, one in enumerate(drafts) if one.is_growing]
             drafts = [drafts[i] for i in alive]
             if drafts:
-                words = self._own_ids([one.tokens[-1] for one in drafts])
+                words = self._lexicon.own([one.tokens[-1] for one in drafts])
                 states = list(self._network.advance(stacked[alive], words))
 
-    def _state(self, draft: _Draft) -> torch.Tensor:
+    def _state(self, draft: GrowingGuess) -> torch.Tensor:
         """After the whole context: the guessed part of it is walked through."""
         state = self._sessions[draft.job.session].state
         assert state is not None  # noqa: S101 - invariant: drafts begin with one
         for token in draft.job.context[draft.job.committed :]:
-            state = self._network.advance(state[None], self._own_ids([token]))[0]
+            state = self._network.advance(state[None], self._lexicon.own([token]))[0]
         return state
 
-    def _append_token(self, draft: _Draft, logits: torch.Tensor, logprobs: torch.Tensor) -> None:
+    def _append_token(self, draft: GrowingGuess, logits: torch.Tensor, logprobs: torch.Tensor) -> None:
         token = draft.sampler.next_token(logits, draft.context, len(draft.context))
-        place = len(draft.context) - draft.job.committed
-        confidence = self._confidence(float(logprobs[self._own[token]]), place)
-        draft.tokens.append(token)
-        draft.confidences.append(confidence)
-        draft.context.append(token)
-        draft.reach *= confidence
-
-    def _confidence(self, logprob: float, place: int) -> float:
-        slope, offset = self._calibration[min(place, len(self._calibration) - 1)]
-        odds = logprob - math.log(-math.expm1(min(logprob, -1e-6)))
-        return 1.0 / (1.0 + math.exp(min(max(-(slope * odds + offset), -MAX_ODDS), MAX_ODDS)))
-
-
-def _block(trained: int, wanted: int) -> int:
-    if wanted > trained:
-        raise InvalidRequest(f"block: the drafter was trained for blocks of {trained} tokens, not {wanted}; lower it.")
-    return wanted or trained
-
-
-def _tensor(frame: FeatureFrame) -> torch.Tensor:
-    """[rows, features] bfloat16"""
-    bits = torch.from_numpy(np.frombuffer(frame.bf16, np.int16).reshape(frame.num_rows, -1).copy())
-    return bits.view(torch.bfloat16)
+        logprob = float(logprobs[self._lexicon.own_of(token)])
+        draft.add(token, self._certainty.confidence(logprob, draft.place))

@@ -89,12 +89,39 @@ class Gated(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
-class MtpNetwork(nn.Module):
+class RowNetwork(nn.Module):
+    """What networks share that join hidden states and words to rows, and guess with the table of their words.
+
+    The parts are made by those who have them: the order of parameters is that of a checkpoint's.
+    """
+
+    taps: int
+    embedding: nn.Embedding
+    tap_norm: nn.ModuleList
+    no_features: nn.Parameter
+    join: nn.Linear
+    word_norm: Norm
+    head_norm: Norm
+
+    def rows(self, features: torch.Tensor, has_features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """[..., width]; features [..., features], has_features and words [...]."""
+        parts = features.float().unflatten(-1, (self.taps, -1)).unbind(-2)
+        normed = torch.cat([norm(part) for norm, part in zip(self.tap_norm, parts, strict=True)], -1)
+        normed = torch.where(has_features[..., None], normed, self.no_features)
+        return self.join(torch.cat([normed, self.word_norm(self.embedding(words))], -1))
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """[..., vocab]."""
+        return F.linear(self.head_norm(states), self.embedding.weight[:-1])
+
+
+class MtpNetwork(RowNetwork):
     """All parts, in the form in which they are trained and stored."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
+        self.taps = shape.taps
         self.embedding = nn.Embedding(shape.vocab + 1, shape.width)
         self.tap_norm = nn.ModuleList([Norm(shape.features // shape.taps) for _ in range(shape.taps)])
         self.no_features = nn.Parameter(torch.zeros(shape.features))
@@ -108,13 +135,6 @@ class MtpNetwork(nn.Module):
         self.cell = Gated(2 * shape.width, shape.cell, shape.width)
         self.head_norm = Norm(shape.width)
 
-    def rows(self, features: torch.Tensor, has_features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Inputs of the attention layer [..., width]; features [..., features], has_features and words [...]."""
-        parts = features.float().unflatten(-1, (self.shape.taps, -1)).unbind(-2)
-        normed = torch.cat([norm(part) for norm, part in zip(self.tap_norm, parts, strict=True)], -1)
-        normed = torch.where(has_features[..., None], normed, self.no_features)
-        return self.join(torch.cat([normed, self.word_norm(self.embedding(words))], -1))
-
     def states(self, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States after each row, from ``rows`` [batch, rows, width]."""
         x = x + self.attention(self.attention_norm(x), positions, mask)
@@ -124,10 +144,6 @@ class MtpNetwork(nn.Module):
         """One token further: states [..., width], the token just guessed [...]."""
         inputs = torch.cat([self.cell_norm(states), self.word_norm(self.embedding(words))], -1)
         return states + self.cell(inputs)
-
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """[..., vocab]."""
-        return F.linear(self.head_norm(states), self.embedding.weight[:-1])
 
 
 def causal_mask(valid: torch.Tensor, window: int) -> torch.Tensor:

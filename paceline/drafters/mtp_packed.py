@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from paceline.drafters.mtp_network import MtpNetwork, Norm, rotate
+from paceline.drafters.mtp_network import Gated, MtpNetwork, Norm, RowNetwork, rotate
 from paceline.models.packed import PackedLinear
 
 
-class PackedNetwork:
-    """Takes the parts of an ``MtpNetwork`` over. All rows of a call go through one pass."""
+class PackedRows:
+    """Takes the parts of a ``RowNetwork`` over. All rows of a call go through one pass."""
 
-    def __init__(self, network: MtpNetwork, dtype: torch.dtype) -> None:
-        self.shape = network.shape
+    def __init__(self, network: RowNetwork, dtype: torch.dtype) -> None:
         self._dtype = dtype
+        self._taps = network.taps
         self._words = network.word_norm(network.embedding.weight).to(dtype)
         self._tap_norms = list(network.tap_norm)
         self._no_features = network.no_features.detach().to(dtype)
-        self._join, self._qkv, self._out = (
-            self._pack(one.weight) for one in (network.join, network.attention.qkv, network.attention.out)
-        )
-        self._mlp = (self._pack(network.mlp.up.weight), self._pack(network.mlp.down.weight))
-        self._cell = (self._pack(network.cell.up.weight), self._pack(network.cell.down.weight))
-        self._head = self._pack(network.embedding.weight[:-1])
-        self._norms = (network.attention_norm, network.mlp_norm, network.cell_norm, network.head_norm)
+        self._join = self._pack(network.join)
+        self._head = PackedLinear(network.embedding.weight[:-1].detach().to(dtype))
+        self._head_norm = network.head_norm
 
-    def _pack(self, weight: torch.Tensor) -> PackedLinear:
-        return PackedLinear(weight.detach().to(self._dtype))
+    def _pack(self, linear: nn.Linear) -> PackedLinear:
+        return PackedLinear(linear.weight.detach().to(self._dtype))
+
+    def _pack_gated(self, layers: Gated) -> tuple[PackedLinear, PackedLinear]:
+        return self._pack(layers.up), self._pack(layers.down)
 
     def _normed(self, norm: Norm, x: torch.Tensor) -> torch.Tensor:
         return norm(x).to(self._dtype)
@@ -39,10 +39,29 @@ class PackedNetwork:
         if features is None:
             seen = self._no_features.expand(len(words), -1)
         else:
-            parts = features.unflatten(-1, (self.shape.taps, -1)).unbind(-2)
+            parts = features.unflatten(-1, (self._taps, -1)).unbind(-2)
             normed = [self._normed(norm, part) for norm, part in zip(self._tap_norms, parts, strict=True)]
             seen = torch.cat(normed, -1)
         return self._join(torch.cat([seen, self._words[words]], -1))
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """[sessions, vocab]."""
+        return self._head(self._normed(self._head_norm, states))
+
+    def _gated(self, layers: tuple[PackedLinear, PackedLinear], x: torch.Tensor) -> torch.Tensor:
+        gate, up = layers[0](x).chunk(2, -1)
+        return layers[1](F.silu(gate) * up)
+
+
+class PackedNetwork(PackedRows):
+    """Takes the parts of an ``MtpNetwork`` over."""
+
+    def __init__(self, network: MtpNetwork, dtype: torch.dtype) -> None:
+        super().__init__(network, dtype)
+        self.shape = network.shape
+        self._qkv, self._out = self._pack(network.attention.qkv), self._pack(network.attention.out)
+        self._mlp, self._cell = self._pack_gated(network.mlp), self._pack_gated(network.cell)
+        self._norms = (network.attention_norm, network.mlp_norm, network.cell_norm)
 
     def project(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values [rows, heads, size] of the attention layer, rotated."""
@@ -71,11 +90,3 @@ class PackedNetwork:
         """As ``MtpNetwork.advance``."""
         inputs = torch.cat([self._normed(self._norms[2], states), self._words[words]], -1)
         return states + self._gated(self._cell, inputs)
-
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """[sessions, vocab]."""
-        return self._head(self._normed(self._norms[3], states))
-
-    def _gated(self, layers: tuple[PackedLinear, PackedLinear], x: torch.Tensor) -> torch.Tensor:
-        gate, up = layers[0](x).chunk(2, -1)
-        return layers[1](F.silu(gate) * up)

@@ -22,7 +22,8 @@ from paceline.core.types import (
     StopRules,
     Tokens,
 )
-from paceline.drafters.mtp import MIN_REACH, MtpDrafter, network_from
+from paceline.drafters.learned import MIN_REACH
+from paceline.drafters.mtp import MtpDrafter, network_from
 from paceline.drafters.mtp_network import causal_mask
 from paceline.models.sampling import RowSampler
 from paceline.sampling.accept import sample
