@@ -67,7 +67,7 @@ def train(
         target=target,
         prompts=tuple(prompts),
         out=out,
-        data=data or out.with_name(f"{out.name}.data"),
+        data=data or Path(f"{out}.data"),
         distil=DistilOptions(max_tokens=max_tokens, seed=seed),
         train=TrainOptions(block, vocab, schedule, LossWeights(overlap=overlap)),
         command=_command(),

@@ -73,8 +73,21 @@ def check_sizes(trained: TrainedDrafter, vocab: int, features: int) -> None:
         )
 
 
+def require_place(directory: Path) -> None:
+    """Raise ``InvalidRequest`` unless ``write_trained`` may replace what is there: a drafter, or nothing."""
+    if not directory.name:
+        raise InvalidRequest(f"out: {str(directory)!r} can't be replaced; give a directory of the drafter's own.")
+    if directory.exists() and not (directory / DESCRIPTION).is_file() and not _is_empty(directory):
+        raise InvalidRequest(f"out: {directory} holds something else than a drafter; choose another place.")
+
+
+def _is_empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())
+
+
 def write_trained(directory: Path, about: Description, weights: Mapping[str, torch.Tensor]) -> None:
-    """Whole or not at all; replaces what is there. Raises ``ResourceExhausted`` when the disk is full."""
+    """Whole or not at all; replaces the drafter that is there. Raises ``ResourceExhausted`` when the disk is full."""
+    require_place(directory)
     blob = save({name: tensor.contiguous() for name, tensor in weights.items()})
     content = {"format": FORMAT, **asdict(about), "weights_digest": hashlib.sha256(blob).hexdigest()}
     try:

@@ -5,7 +5,7 @@ Prompts that are done are skipped, so that an interrupted run goes on where it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +70,9 @@ def distil(
     tell: Callable[[Made], None],
 ) -> None:
     """Answer all prompts that are not in ``directory`` yet. Raises ``InvalidRequest``, ``ResourceExhausted``."""
-    _check(prompts, runner)
+    _check(prompts, runner, options)
     done = done_prompts(directory)
+    _compare(prompts, done, directory)
     writer = ShardWriter(directory)
     generator = Generator(runner, taps=taps, history=HISTORY, num_top=NUM_TOP)
     num_prompts, num_tokens = len(done), 0
@@ -83,7 +84,7 @@ def distil(
 
 
 def _jobs(
-    prompts: Sequence[Tokens], done: set[int], options: DistilOptions, max_context: int
+    prompts: Sequence[Tokens], done: Collection[int], options: DistilOptions, max_context: int
 ) -> Iterator[tuple[int, Job]]:
     is_sampled = np.random.default_rng(options.seed).random(len(prompts)) < options.sampled_share
     for index, prompt in enumerate(prompts):
@@ -93,7 +94,22 @@ def _jobs(
             yield index, Job(prompt[-room:], temperature, options.max_tokens, seed=index)
 
 
-def _check(prompts: Sequence[Tokens], runner: ModelRunner) -> None:
+def _compare(prompts: Sequence[Tokens], done: Mapping[int, Tokens], directory: Path) -> None:
+    """Prompts are known by their place, so those that are done must be where they were."""
+    for index, prompt in done.items():
+        if index >= len(prompts) or prompts[index][-len(prompt) :] != prompt:
+            raise InvalidRequest(
+                f"data: {directory} has an answer to another prompt {index + 1}; give the same --prompts (others may "
+                "follow them), or another --data."
+            )
+
+
+def _check(prompts: Sequence[Tokens], runner: ModelRunner, options: DistilOptions) -> None:
+    if options.max_tokens >= runner.loaded.max_context:
+        raise InvalidRequest(
+            f"max_tokens: {options.max_tokens} leave no room for a prompt, the context has "
+            f"{runner.loaded.max_context} tokens; lower it."
+        )
     for number, prompt in enumerate(prompts, start=1):
         bad = next((token for token in prompt if token >= runner.loaded.vocab_size), None)
         if bad is not None:

@@ -14,6 +14,7 @@ import torch
 from paceline.core.types import SamplingParams, Tokens
 from paceline.models.noise import gumbel_argmax
 from paceline.models.runner import Feed, ModelRunner
+from paceline.sampling.processors import process
 
 NUM_CANDIDATES = 64
 """The ``top_k`` of sampled texts: noise for a whole vocabulary would cost as much as the model."""
@@ -173,7 +174,9 @@ class Generator:
 
 
 def _sample(logits: torch.Tensor, run: _Run) -> int:
-    best = logits.topk(min(NUM_CANDIDATES, len(logits)))
-    order = best.indices.argsort()
-    scores = best.values[order].double().numpy() / run.job.temperature
-    return gumbel_argmax(scores, run.job.seed, len(run.tokens), best.indices[order].numpy())
+    """By the law of ``sampling``, without noise for tokens that it drops; those that tie with the last one stay."""
+    last = logits.topk(min(NUM_CANDIDATES, len(logits))).values[-1]
+    ids = (logits >= last).nonzero()[:, 0]
+    params = sampling(run.job.temperature, run.job.seed)
+    scores = process(logits[ids].float().numpy(), params, (), 0)
+    return gumbel_argmax(scores, params.seed, len(run.tokens), ids.numpy())

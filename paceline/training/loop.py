@@ -91,6 +91,12 @@ class Trainer:
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._step, self._steps, self._loss = 0, course.schedule.steps, math.nan
         self._epoch, self._skip = 0, 0
+        self._same = torch.cat(
+            [
+                torch.tensor([len(course.samples), course.block, course.schedule.rows, course.schedule.seed]),
+                course.vocabulary.token_ids,
+            ]
+        )
         if checkpoint.is_file():
             self._restore()
 
@@ -155,6 +161,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "place": torch.tensor([self._step, self._steps, self._epoch, self._skip]),
             "loss": torch.tensor(self._loss, dtype=torch.float64),
+            "same": self._same,
         }
         part = self._checkpoint.with_suffix(".part")
         try:
@@ -171,9 +178,12 @@ class Trainer:
     def _restore(self) -> None:
         try:
             state: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
+            if not torch.equal(state["same"], self._same):
+                raise ValueError("it has other samples, tokens, blocks, batches or another seed")
             self._student.network.load_state_dict(state["network"])
             self._optimizer.load_state_dict(state["optimizer"])
-            self._step, self._steps, self._epoch, self._skip = state["place"].tolist()
+            self._step, steps, self._epoch, self._skip = state["place"].tolist()
+            self._steps = self._schedule.steps or steps
             self._loss = float(state["loss"])
         except Exception as error:  # whatever the reader of a damaged or foreign file raises
             raise InvalidRequest(

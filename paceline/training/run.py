@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from paceline import __version__
-from paceline.core.errors import InvalidRequest
+from paceline.core.errors import InvalidRequest, ResourceExhausted
+from paceline.drafters.trained import require_place
 from paceline.models.loading import LoadedModel, choose_dtype, load, prepare
 from paceline.models.runner import ModelRunner
 from paceline.training import trainer
@@ -55,6 +57,7 @@ class Listener:
 def run(plan: Plan, listener: Listener) -> Trained:
     """Everything. Raises ``PacelineError`` with the remedy; nothing half-written is left at ``plan.out``."""
     train_kind = trainer(plan.kind)
+    require_place(plan.out)
     listener.stage(f"reading the target {plan.target}")
     directory = prepare(plan.target)
     loaded = load(directory, choose_dtype("auto"), max_context=MAX_CONTEXT)
@@ -79,13 +82,25 @@ def _regenerate(plan: Plan, loaded: LoadedModel, directory: Path, listener: List
     sources = count_sources(prompts)
     if manifest.is_file():
         _sources(manifest, loaded.digest)
-    plan.data.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps({"target": loaded.digest, "prompts": sources}, indent=2), "utf-8")
+    _write(manifest, {"target": loaded.digest, "prompts": sources})
     listener.stage(f"the target answers {len(prompts)} prompts")
     ids: Sequence[Any] = prompt_ids(prompts, directory)
     taps = default_taps(loaded.model.config.get_text_config().num_hidden_layers)
     distil(ModelRunner(loaded, NUM_SLOTS), ids, plan.data, plan.distil, taps=taps, tell=listener.made)
     return sources
+
+
+def _write(manifest: Path, content: dict[str, Any]) -> None:
+    part = manifest.with_suffix(".part")
+    try:
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=2), "utf-8")
+        os.replace(part, manifest)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResourceExhausted(
+            f"data: {manifest} can't be written ({error}); free some space, or choose another --data."
+        ) from error
 
 
 def _sources(manifest: Path, digest: str) -> dict[str, int]:

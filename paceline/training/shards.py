@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from paceline.core.errors import InvalidRequest, ResourceExhausted
+from paceline.core.types import Tokens
 from paceline.training.generate import Sample
 
 SAMPLES = 256
 """Per shard."""
+_PER_SAMPLE = ("lengths", "prompt_lengths", "features_start", "temperatures", "seeds")
 
 
 class ShardWriter:
@@ -26,7 +28,7 @@ class ShardWriter:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._index = len(shard_files(directory))
+        self._index = max((int(file.stem) for file in shard_files(directory) if file.stem.isdecimal()), default=-1) + 1
         self._waiting: list[tuple[int, Sample]] = []
 
     def add(self, prompt: int, sample: Sample) -> None:
@@ -44,7 +46,7 @@ class ShardWriter:
         try:
             save_file(_join(self._waiting), part)
             os.replace(part, target)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             part.unlink(missing_ok=True)
             raise ResourceExhausted(
                 f"data: {target} can't be written: {error}; free some space and start again, it goes on from here."
@@ -76,22 +78,20 @@ def shard_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.safetensors"))
 
 
-def done_prompts(directory: Path) -> set[int]:
-    """Indices of prompts whose samples are on disk."""
-    done: set[int] = set()
+def done_prompts(directory: Path) -> dict[int, Tokens]:
+    """Prompts whose samples are on disk, by their indices. Raises ``InvalidRequest`` for damaged files."""
+    done: dict[int, Tokens] = {}
     for file in shard_files(directory):
-        with safe_open(file, "pt") as shard:
-            done.update(shard.get_tensor("prompt").tolist())
+        columns = _columns(file, ("prompt", "tokens", "lengths", "prompt_lengths"))
+        tokens = columns["tokens"].split(columns["lengths"].tolist())
+        for index, one, length in zip(columns["prompt"].tolist(), tokens, columns["prompt_lengths"], strict=True):
+            done[index] = tuple(one[:length].tolist())
     return done
 
 
 def read_shard(file: Path) -> Iterator[Sample]:
     """The samples of one file. Raises ``InvalidRequest`` when it is damaged."""
-    try:
-        with safe_open(file, "pt") as shard:
-            columns = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - not a mapping
-    except Exception as error:  # whatever the reader of a damaged file raises
-        raise InvalidRequest(f"data: {file} is damaged ({error}); delete it, its prompts are done again.") from error
+    columns = _columns(file, (*_PER_SAMPLE, "tokens"), ("features", "top_ids", "top_logprobs"))
     token = feature = output = 0
     for length, prompt_length, start, temperature, seed in _each(columns):
         rows, made = length - 1 - start, length - prompt_length
@@ -108,6 +108,15 @@ def read_shard(file: Path) -> Iterator[Sample]:
         token, feature, output = token + length, feature + rows, output + made
 
 
+def _columns(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(file, "pt") as shard:
+            there = [name for name in optional if name in shard.keys()]  # noqa: SIM118 - not a mapping
+            columns = {name: shard.get_tensor(name) for name in (*names, *there)}
+    except Exception as error:  # whatever the reader of a damaged file raises
+        raise InvalidRequest(f"data: {file} is damaged ({error}); delete it, its prompts are done again.") from error
+    return columns
+
+
 def _each(columns: dict[str, torch.Tensor]) -> Iterator[tuple[int, int, int, float, int]]:
-    names = ("lengths", "prompt_lengths", "features_start", "temperatures", "seeds")
-    return zip(*(columns[name].tolist() for name in names), strict=True)
+    return zip(*(columns[name].tolist() for name in _PER_SAMPLE), strict=True)

@@ -88,7 +88,8 @@ def read_samples(directory: Path) -> tuple[list[Sample], list[Sample]]:
 
 
 def _is_usable(sample: Sample) -> bool:
-    return sample.features is not None and len(sample.tokens) - sample.prompt_length >= 3
+    is_whole = sample.features is not None and sample.top_ids is not None
+    return is_whole and len(sample.tokens) - sample.prompt_length >= SHORTEST_OUTPUT
 
 
 def choose_vocabulary(subject: Subject, size: int) -> tuple[Vocabulary, float]:
