@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
+from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from drafter_service.service import SERVICE, register
 from paceline.config.settings import DrafterSettings
@@ -16,16 +18,18 @@ from paceline.wire.tasks import running
 
 
 async def run(settings: DrafterSettings) -> None:
-    """Load the drafter, serve until SIGTERM or SIGINT, sessions go on without it."""
+    """Load the drafter, serve until SIGTERM or SIGINT; sessions go on without it. SIGHUP loads the weights anew."""
     telemetry, clock = setup.start("drafter", settings.server), SystemClock()
     drafter = await asyncio.to_thread(create_drafter, settings)
     metrics = DrafterMetrics(telemetry.registry)
     runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics)
 
+    reloader = Reloader(runtime, partial(create_drafter, settings), metrics)
+
     try:
         async with (
-            running(runtime.run(), until_signal()) as stopped,
-            serve(settings.server, register(runtime, telemetry.tracer), [SERVICE]) as up,
+            running(_work(runtime, reloader), until_signal()) as stopped,
+            serve(settings.server, register(runtime, reloader, telemetry.tracer), [SERVICE]) as up,
         ):
             await up.set_serving(True)
             announce("drafter", up, settings.server, telemetry.metrics_address)
@@ -35,3 +39,9 @@ async def run(settings: DrafterSettings) -> None:
             runtime.cut()
     finally:
         telemetry.stop()
+
+
+async def _work(runtime: DrafterRuntime, reloader: Reloader) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(runtime.run(), name="drafts")
+        tasks.create_task(reloader.run(), name="reloads")

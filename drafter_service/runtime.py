@@ -53,6 +53,14 @@ class _Seat:
     outbox: Outbox[DrafterEvent]
 
 
+@dataclass(frozen=True, slots=True)
+class _Successor:
+    """A drafter that is to take over, and who waits for that."""
+
+    drafter: Drafter
+    done: asyncio.Future[None]
+
+
 class DrafterRuntime:
     """``core.ports.Runtime`` of a drafter; ``run`` must be running for sessions to get drafts."""
 
@@ -72,6 +80,7 @@ class DrafterRuntime:
         self._seats: dict[str, _Seat] = {}
         self._opening: list[_Seat] = []
         self._closing: list[str] = []
+        self._successor: _Successor | None = None
         self._outboxes: set[Outbox[DrafterEvent]] = set()
         self._wake = asyncio.Event()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="drafter")
@@ -115,6 +124,18 @@ class DrafterRuntime:
             self.drain("ended")
         for seat in tuple(self._seats.values()):
             self._refuse(seat, Unavailable("This drafter has ended; open the session on another one."))
+
+    async def swap(self, drafter: Drafter) -> None:
+        """Let ``drafter`` guess for all sessions, from between two computations on. Raises ``PacelineError``.
+
+        All sessions go over, or none does when it refuses one: then the present drafter goes on.
+        """
+        if self._successor is not None:
+            raise Conflict("Another drafter is about to take over here; ask again when that is done.")
+        done = asyncio.get_running_loop().create_future()
+        self._successor = _Successor(drafter, done)
+        self._wake.set()
+        await done
 
     def _handle(self, command: DrafterCommand, outbox: Outbox[DrafterEvent]) -> None:
         if isinstance(command, SessionSpec):
@@ -196,6 +217,8 @@ class DrafterRuntime:
                     await self._wake.wait()
         finally:
             self.cut()
+            if self._successor is not None and not self._successor.done.done():
+                self._successor.done.set_exception(Unavailable("This drafter has ended; start it again."))
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -204,14 +227,33 @@ class DrafterRuntime:
         return 64 if self._token_s == 0.0 else max(1, min(64, int(PATIENCE_S / self._token_s)))
 
     async def _settle(self) -> None:
-        """Opening and closing happen in the worker's order, between computations."""
-        while self._closing or self._opening:
+        """Opening, closing and taking over happen in the worker's order, between computations."""
+        while self._closing or self._opening or self._successor:
             closing, self._closing = self._closing, []
             opening, self._opening = self._opening, []
             errors = await self._in_worker(self._apply, closing, [seat.state.spec for seat in opening])
             for seat, error in zip(opening, errors, strict=True):
                 if error is not None:
                     self._refuse(seat, error)
+            if self._successor and not self._closing and not self._opening:
+                await self._take_over(self._successor)
+
+    async def _take_over(self, successor: _Successor) -> None:
+        """Every session is open at the present drafter; whoever comes or goes meanwhile is settled next."""
+        seats = list(self._seats.values())
+        specs = [seat.state.as_opened_now() for seat in seats]
+        error = await self._in_worker(_open_all, successor.drafter, specs)
+        self._successor = None
+        if error is None:
+            self._drafter = successor.drafter
+            for seat in seats:
+                seat.state.restart()
+        if successor.done.done():
+            return  # who asked for it went away
+        if error is None:
+            successor.done.set_result(None)
+        else:
+            successor.done.set_exception(error)
 
     def _apply(self, closing: Sequence[str], opening: Sequence[SessionSpec]) -> list[PacelineError | None]:
         """In the worker thread."""
@@ -253,3 +295,16 @@ class DrafterRuntime:
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._worker, partial(function, *args, **kwargs))
+
+
+def _open_all(drafter: Drafter, specs: Sequence[SessionSpec]) -> PacelineError | None:
+    """In the worker thread: why ``drafter`` can't serve all of them, if it can't."""
+    try:
+        for spec in specs:
+            drafter.open(spec)
+    except PacelineError as error:
+        return error
+    except Exception:
+        _log.exception("open failed in a new drafter")
+        return Internal("The new drafter failed to open a session; the log says why.")
+    return None

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from paceline.telemetry.spans import Tracer
 from paceline.v1 import diagnostics_pb2_grpc, drafter_pb2_grpc
@@ -21,8 +22,9 @@ SERVICE = "paceline.v1.DrafterService"
 class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
     """The gRPC face of a drafter."""
 
-    def __init__(self, runtime: DrafterRuntime) -> None:
+    def __init__(self, runtime: DrafterRuntime, reloader: Reloader) -> None:
         self._runtime = runtime
+        self._reloader = reloader
 
     async def Draft(
         self, request_iterator: AsyncIterator[pb.DraftRequest], context: grpc.aio.ServicerContext[Any, Any]
@@ -39,12 +41,17 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
         """What is served."""
         return codec.drafter_info_to_pb(self._runtime.info)
 
+    async def Reload(self, request: pb.ReloadRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.ReloadResponse:
+        """Swap the weights."""
+        done = await self._reloader.reload()
+        return pb.ReloadResponse(old_model_digest=done.old.model_digest, new_model_digest=done.new.model_digest)
 
-def register(runtime: DrafterRuntime, tracer: Tracer) -> Callable[[grpc.aio.Server], None]:
+
+def register(runtime: DrafterRuntime, reloader: Reloader, tracer: Tracer) -> Callable[[grpc.aio.Server], None]:
     """Puts the service and its diagnostics on a server."""
 
     def on(server: grpc.aio.Server) -> None:
-        drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime), server)
+        drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime, reloader), server)
         diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(tracer), server)
 
     return on

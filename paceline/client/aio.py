@@ -20,7 +20,7 @@ from paceline.core.requests import Chunk, CoordinatorInfo, Finished, GenerateEve
 from paceline.core.types import Tokens
 from paceline.telemetry.spans import SpanRecord
 from paceline.v1 import coordinator_pb2 as pb
-from paceline.v1 import coordinator_pb2_grpc, diagnostics_pb2, diagnostics_pb2_grpc
+from paceline.v1 import coordinator_pb2_grpc, diagnostics_pb2, diagnostics_pb2_grpc, drafter_pb2, drafter_pb2_grpc
 from paceline.wire import coordinator_codec as codec
 from paceline.wire.channel import connect
 from paceline.wire.diagnostics import span_from_pb
@@ -131,6 +131,17 @@ async def read_spans(address: str, *, trace_id: str = "", request_id: str = "") 
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, address) from error
     return [span_from_pb(span) for span in answer.spans]
+
+
+async def reload_drafter(address: str, timeout_s: float = 600.0) -> tuple[str, str]:
+    """Digests of the weights before and after. Raises ``PacelineError``; then the old weights go on."""
+    async with connect(address) as channel:
+        stub = drafter_pb2_grpc.DrafterServiceStub(channel)
+        try:
+            answer = await stub.Reload(drafter_pb2.ReloadRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, address) from error
+    return answer.old_model_digest, answer.new_model_digest
 
 
 async def read_trace(address: str, request_id: str) -> list[SpanRecord]:

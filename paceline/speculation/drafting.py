@@ -56,6 +56,14 @@ class DraftingSession:
             self._path, self._confidences, self._branches = [], [], ()
         self._is_dry = False
 
+    def restart(self) -> None:
+        """Forget the guesses: who guesses from now on begins at the last commit."""
+        self._path, self._confidences, self._branches, self._is_dry = [], [], (), False
+
+    def as_opened_now(self) -> SessionSpec:
+        """What somebody else must know to take the session up at this point."""
+        return replace(self.spec, context=tuple(self._committed))
+
     def grant(self, credit: Credit) -> None:
         """Guesses may reach up to here."""
         self._credit = max(self._credit or 0, credit.until)

@@ -53,6 +53,7 @@ class DrafterMetrics:
         self.sessions = Gauge(Metric.SESSIONS.name, Metric.SESSIONS.help, registry=registry)
         self.draft_seconds = _histogram(Metric.DRAFT_SECONDS, registry)
         self.drafted_tokens = _counter(Metric.DRAFTED_TOKENS, registry)
+        self.reloads = _counter(Metric.RELOADS, registry)
 
 
 class CoordinatorMetrics:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import grpc
@@ -16,6 +17,7 @@ import drafter_service.service
 import verifier_service.service
 from coordinator.app import surroundings
 from coordinator.runtime import CoordinatorRuntime, Identity
+from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from paceline.config.settings import CoordinatorSettings, DrafterSettings, ServerSettings, VerifierSettings
 from paceline.core import ports
@@ -75,8 +77,9 @@ def serve_drafter(
     """A drafter, with its own worker thread."""
     tracer, metrics = Tracer("drafter"), DrafterMetrics(CollectorRegistry())
     runtime = DrafterRuntime(make(settings), SystemClock(), tracer=tracer, metrics=metrics)
+    reloader = Reloader(runtime, partial(make, settings), metrics)
     service = drafter_service.service
-    return _host(runtime, service.register(runtime, tracer), service.SERVICE, listen)
+    return _host(runtime, service.register(runtime, reloader, tracer), service.SERVICE, listen)
 
 
 def serve_coordinator(

@@ -45,6 +45,11 @@ class DrafterServiceStub:
                 request_serializer=paceline_dot_v1_dot_drafter__pb2.DescribeDrafterRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_drafter__pb2.DescribeDrafterResponse.FromString,
                 _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/paceline.v1.DrafterService/Reload',
+                request_serializer=paceline_dot_v1_dot_drafter__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_drafter__pb2.ReloadResponse.FromString,
+                _registered_method=True)
 
 
 class DrafterServiceServicer:
@@ -65,6 +70,13 @@ class DrafterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reload(self, request, context):
+        """Load the weights anew and go on with them, without dropping a session; on an error the old ones go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DrafterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_DrafterServiceServicer_to_server(servicer, server):
                     servicer.DescribeDrafter,
                     request_deserializer=paceline_dot_v1_dot_drafter__pb2.DescribeDrafterRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_drafter__pb2.DescribeDrafterResponse.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=paceline_dot_v1_dot_drafter__pb2.ReloadRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_drafter__pb2.ReloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class DrafterService:
             '/paceline.v1.DrafterService/DescribeDrafter',
             paceline_dot_v1_dot_drafter__pb2.DescribeDrafterRequest.SerializeToString,
             paceline_dot_v1_dot_drafter__pb2.DescribeDrafterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.DrafterService/Reload',
+            paceline_dot_v1_dot_drafter__pb2.ReloadRequest.SerializeToString,
+            paceline_dot_v1_dot_drafter__pb2.ReloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class DrafterServiceStub:
     """One long-lived stream per pair of processes; many sessions in it."""
     DescribeDrafter: _grpc.UnaryUnaryMultiCallable[_drafter_pb2.DescribeDrafterRequest, _drafter_pb2.DescribeDrafterResponse]
     """What is served."""
+    Reload: _grpc.UnaryUnaryMultiCallable[_drafter_pb2.ReloadRequest, _drafter_pb2.ReloadResponse]
+    """Load the weights anew and go on with them, without dropping a session; on an error the old ones go on."""
 
 @_typing.type_check_only
 class DrafterServiceAsyncStub(DrafterServiceStub):
@@ -47,6 +49,8 @@ class DrafterServiceAsyncStub(DrafterServiceStub):
     """One long-lived stream per pair of processes; many sessions in it."""
     DescribeDrafter: _aio.UnaryUnaryMultiCallable[_drafter_pb2.DescribeDrafterRequest, _drafter_pb2.DescribeDrafterResponse]  # type: ignore[assignment]
     """What is served."""
+    Reload: _aio.UnaryUnaryMultiCallable[_drafter_pb2.ReloadRequest, _drafter_pb2.ReloadResponse]  # type: ignore[assignment]
+    """Load the weights anew and go on with them, without dropping a session; on an error the old ones go on."""
 
 class DrafterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by drafters."""
@@ -66,5 +70,13 @@ class DrafterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_drafter_pb2.DescribeDrafterResponse, _abc.Awaitable[_drafter_pb2.DescribeDrafterResponse]]:
         """What is served."""
+
+    @_abc_1.abstractmethod
+    def Reload(
+        self,
+        request: _drafter_pb2.ReloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drafter_pb2.ReloadResponse, _abc.Awaitable[_drafter_pb2.ReloadResponse]]:
+        """Load the weights anew and go on with them, without dropping a session; on an error the old ones go on."""
 
 def add_DrafterServiceServicer_to_server(servicer: DrafterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -143,7 +143,7 @@ async def test_every_method_of_a_drafter_refuses_what_is_no_message_while_a_sess
         got = await refusals(peer.link.address, methods(drafter_pb2, "DrafterService"))
         peer.link.send(Commit("s", 3, truth[:2]))
         drafts = await peer.read(lambda event: event.base == 5 and len(event.token_ids) == 16)
-    assert got == dict.fromkeys(["Draft", "DescribeDrafter"], INVALID)
+    assert got == dict.fromkeys(["Draft", "DescribeDrafter", "Reload"], INVALID)
     assert drafts[-1].token_ids == truth[2:]
 
 

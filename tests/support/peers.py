@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
+from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from drafter_service.service import DrafterServicer
 from paceline.config.settings import ServerSettings, SyntheticSettings, VerifierSettings
@@ -114,9 +115,10 @@ async def drafting(way: str, agreement: float = 1.0) -> AsyncIterator[Peer]:
     metrics = DrafterMetrics(CollectorRegistry())
     drafter = SyntheticDrafter(8, replace(SYNTHETIC, agreement=agreement))
     runtime = DrafterRuntime(drafter, SystemClock(), tracer=Tracer("drafter"), metrics=metrics)
+    reloader = Reloader(runtime, lambda: drafter, metrics)
 
     def register(server: grpc.aio.Server) -> None:
-        drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime), server)
+        drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime, reloader), server)
 
     async with _peer(way, runtime, register, GrpcDrafterLink, "paceline.v1.DrafterService") as peer:
         yield peer

@@ -249,3 +249,25 @@ def test_a_correction_drops_the_branches_with_the_path() -> None:
     branching(one, (4, 5), branch(3, 9, 8))
     one.commit(commit(3, 9))
     assert branching(one, (8,)).branches == ()
+
+
+def test_who_starts_anew_begins_at_the_last_commit_and_is_asked_again() -> None:
+    one = session()
+    one.extend(one.job(6), Guess("s", (4, 5, 6, 7, 8, 9)))  # type: ignore[arg-type]
+    one.commit(commit(3, 4, 5))
+    one.restart()
+    job = one.job(6)
+    assert job is not None
+    assert (job.context, job.committed, job.max_tokens) == ((1, 2, 3, 4, 5), 5, 6)
+    one.extend(job, Guess("s", ()))
+    assert one.job(6) is None
+    one.restart()
+    assert one.job(6) == job
+
+
+def test_a_session_that_is_taken_up_has_all_its_committed_tokens_as_context() -> None:
+    one = session()
+    assert one.as_opened_now() == one.spec
+    one.extend(one.job(6), Guess("s", (4, 5, 6)))  # type: ignore[arg-type]
+    one.commit(commit(3, 4, 9))
+    assert one.as_opened_now() == replace(one.spec, context=(1, 2, 3, 4, 9))
