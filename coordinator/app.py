@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from coordinator.pools import Pool, check_tokenizer
 from coordinator.runtime import CoordinatorRuntime, Identity
@@ -16,6 +20,7 @@ from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import CoordinatorMetrics
 from paceline.telemetry.spans import Tracer
+from paceline.telemetry.verdicts import NoVerdicts, Room, VerdictLog, VerdictSink
 from paceline.text.resolve import model_directory
 from paceline.text.tokenizer import Tokenizer
 from paceline.wire.links import GrpcDrafterLink, GrpcVerifierLink
@@ -35,7 +40,29 @@ async def run(settings: CoordinatorSettings) -> None:
 
 
 async def _serve(settings: CoordinatorSettings, telemetry: setup.Telemetry, store: SessionStore) -> None:
-    around = surroundings(settings, telemetry.tracer, CoordinatorMetrics(telemetry.registry))
+    metrics = CoordinatorMetrics(telemetry.registry)
+    with verdict_log(settings, metrics) as verdicts:
+        around = replace(surroundings(settings, telemetry.tracer, metrics), verdicts=verdicts)
+        await _serve_with(settings, telemetry, store, around)
+
+
+@contextmanager
+def verdict_log(settings: CoordinatorSettings, metrics: CoordinatorMetrics) -> Iterator[VerdictSink]:
+    """What the settings name. Raises ``InvalidRequest`` for a directory that can't be written into."""
+    if not settings.verdict_log:
+        yield NoVerdicts()
+        return
+    room = Room(settings.verdict_log_bytes, settings.verdict_log_files)
+    log = VerdictLog(Path(settings.verdict_log), room, metrics.verdicts)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+async def _serve_with(
+    settings: CoordinatorSettings, telemetry: setup.Telemetry, store: SessionStore, around: Surroundings
+) -> None:
     owner = f"coordinator-{secrets.token_hex(4)}"
     identity = Identity(owner, getattr(store, "address", settings.store), telemetry.metrics_address)
     runtime = CoordinatorRuntime(settings, around, store, identity)

@@ -52,6 +52,11 @@ class Place(Generic[InfoT, CommandT, EventT]):
         self.member.attach(self._session, self)
         return self.member
 
+    @property
+    def name(self) -> str:
+        """Of the member, as it calls itself; empty without one."""
+        return self.member.info.name if self.member is not None and self.member.info is not None else ""
+
     def send(self, command: CommandT) -> None:
         """To the member, if there is one."""
         if self.member is not None:

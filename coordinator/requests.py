@@ -46,6 +46,8 @@ class Admitted:
     min_draft: int
     """At most ``max_draft``."""
     profile: Profile
+    allow_learning: bool
+    """Verdicts about its drafts may be logged."""
     verifier: VerifierInfo
     """What the session is pinned to: any verifier with this numerics id gives the same bits."""
     parent: TraceContext
@@ -100,6 +102,7 @@ def admit(
         max_draft=max_draft,
         min_draft=min_draft,
         profile=request.profile,
+        allow_learning=request.allow_learning,
         verifier=verifier,
         parent=parent,
         trace=child_of(parent),

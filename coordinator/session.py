@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coordinator.journal import Journal
 from coordinator.metering import SpeculativeMeter
@@ -20,6 +20,7 @@ from coordinator.placing import Place
 from coordinator.pools import Pool, can_draft
 from coordinator.requests import Admitted
 from coordinator.tracing import record_request, record_wire
+from coordinator.verdicts import SessionVerdicts
 from paceline.core.errors import DeadlineExceeded, Fenced, Internal, PacelineError, Unavailable
 from paceline.core.ports import Clock
 from paceline.core.requests import Finished, Started, Usage
@@ -41,6 +42,7 @@ from paceline.core.types import (
 from paceline.telemetry.metrics import CoordinatorMetrics
 from paceline.telemetry.names import Attribute, Span
 from paceline.telemetry.spans import Tracer
+from paceline.telemetry.verdicts import NoVerdicts, VerdictSink
 from paceline.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Surroundings:
     metrics: CoordinatorMetrics
     window: int
     commit_credit: int
+    verdicts: VerdictSink = field(default_factory=NoVerdicts)
 
 
 class Session:
@@ -88,6 +91,7 @@ class Session:
         self._first_token: float | None = None
         self._text = OutputText(around.tokenizer, admitted.stop_strings)
         self._meter = SpeculativeMeter(admitted.max_draft)
+        self._verdicts = SessionVerdicts(around.verdicts, admitted)
         self._output: list[int] = []
         self._unwritten: deque[_Unwritten] = deque()
         self._wake = asyncio.Event()
@@ -274,6 +278,7 @@ class Session:
             return
         self._drafter.send(event)
         self._meter.step(event)
+        self._verdicts.committed(event, self._output)
         piece = self._text.push(event.token_ids, event.finish)
         self._output += piece.token_ids
         self._finish = piece.finish
@@ -293,6 +298,7 @@ class Session:
 
     def _on_drafter_event(self, event: DrafterEvent) -> None:
         if isinstance(event, Draft) and self._finish is None:
+            self._verdicts.drafted(event, self._drafter.name)
             self._verifier.send(event)
 
     def _on_verifier_gone(self, error: PacelineError, is_retryable: bool) -> None:

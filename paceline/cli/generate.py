@@ -37,6 +37,7 @@ def generate(
     raw: bool = typer.Option(False, help="No chat template: continue the text as it is."),
     token_ids: str = typer.Option("", help="Prompt as comma-separated token ids."),
     plain: bool = typer.Option(False, help="Same engine without drafts."),
+    allow_learning: bool = typer.Option(False, help="Token ids may be logged to train drafters, if the service does."),
     stream: bool = typer.Option(False, help="Show text as it comes."),
     prompts: Path = typer.Option(None, help="JSONL with prompt or turns: one JSON line each comes out."),
     concurrency: int = typer.Option(4, min=1, help="Prompts at once, with --prompts."),
@@ -59,6 +60,7 @@ def generate(
             mode=mode,
             max_draft=max_draft,
             profile=profile,
+            allow_learning=allow_learning,
         )
 
     async def work() -> None:

@@ -135,3 +135,10 @@ class CoordinatorSettings:
     """Pause between health checks of a pool member that is down."""
     commit_credit: int = 512
     """Output tokens that a verifier may commit ahead of the client's reading."""
+    verdict_log: str = ""
+    """Directory of the log of drafts and what became of them, as token ids, for the training of drafters; only of
+    requests that allow it. Empty keeps none."""
+    verdict_log_bytes: int = 64 * 1024 * 1024
+    """Size of a file of that log at most."""
+    verdict_log_files: int = 8
+    """Files of that log at most; the oldest go."""

@@ -65,6 +65,8 @@ class GenerateRequest:
     measurements; at most ``max_draft``."""
     profile: Profile = Profile.AUTO
     """What the text is like, for the first draft lengths; the text itself never depends on it."""
+    allow_learning: bool = False
+    """Its token ids may be logged for the training of drafters, where the operator keeps such a log."""
     trace: TraceContext = field(default_factory=TraceContext)
     """Joins the caller's trace."""
     deadline_s: float = 0.0

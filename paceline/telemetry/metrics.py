@@ -65,6 +65,7 @@ class CoordinatorMetrics:
         self.request_seconds = _histogram(Metric.REQUEST_SECONDS, registry)
         self.first_token_seconds = _histogram(Metric.FIRST_TOKEN_SECONDS, registry)
         self.fallbacks = _counter(Metric.FALLBACKS, registry)
+        self.verdicts = _counter(Metric.VERDICTS, registry)
 
 
 def serve_metrics(address: str, registry: CollectorRegistry) -> tuple[str, Callable[[], None]]:

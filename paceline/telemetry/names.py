@@ -92,6 +92,7 @@ class Metric:
         "paceline_time_to_first_token_seconds", "histogram", "Time to the first token.", buckets=_REQUEST_S
     )
     FALLBACKS = Instrument("paceline_fallbacks", "counter", "Losses that a request survived.", ("cause",))
+    VERDICTS = Instrument("paceline_verdicts", "counter", "Verdicts for the log, by what became of them.", ("result",))
 
 
 INSTRUMENTS = tuple(value for value in vars(Metric).values() if isinstance(value, Instrument))

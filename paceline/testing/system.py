@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
 
+from coordinator.app import verdict_log
 from coordinator.pools import Pool
 from coordinator.runtime import CoordinatorRuntime, Identity
 from coordinator.session import Surroundings
@@ -119,18 +120,44 @@ async def local_system(
     >>> async with local_system([verifier()] * 2) as system:
     ...     completion = await system.complete(GenerateRequest((1, 2, 3), max_tokens=20))
     """
-    clock = clock or LoopClock()
+    clock, settings, registry = clock or LoopClock(), settings or CoordinatorSettings(), CollectorRegistry()
     verifying = [Verifier(f"verifier-{index}", make, clock) for index, make in enumerate(verifiers)]
     drafting = [Drafter(f"drafter-{index}", make, clock) for index, make in enumerate(drafters)]
-    system = _assemble(verifying, drafting, settings or CoordinatorSettings(), store or MemoryStore(), tokenizer, clock)
-    for party in system.parties:
-        party.start()
-    running = asyncio.create_task(system.coordinator.run(), name="coordinator")
-    try:
-        await system.wait_healthy(len(verifying), len(drafting))
-        yield system
-    finally:
-        await _end(system, running)
+    around = _surroundings(verifying, drafting, settings, tokenizer, clock, registry)
+    with verdict_log(settings, around.metrics) as verdicts:
+        around = replace(around, verdicts=verdicts)
+        system = _assemble(verifying, drafting, settings, store or MemoryStore(), around, registry)
+        for party in system.parties:
+            party.start()
+        running = asyncio.create_task(system.coordinator.run(), name="coordinator")
+        try:
+            await system.wait_healthy(len(verifying), len(drafting))
+            yield system
+        finally:
+            await _end(system, running)
+
+
+def _surroundings(
+    verifiers: Sequence[Verifier],
+    drafters: Sequence[Drafter],
+    settings: CoordinatorSettings,
+    tokenizer: Tokenizer | None,
+    clock: Clock,
+    registry: CollectorRegistry,
+) -> Surroundings:
+    by_address = {party.address: party for party in verifiers}
+    drafting = {party.address: party for party in drafters}
+    pause = settings.health_interval_s
+    return Surroundings(
+        verifiers=Pool([*by_address], lambda name: by_address[name].connect(), clock, longest_pause_s=pause),
+        drafters=Pool([*drafting], lambda name: drafting[name].connect(), clock, longest_pause_s=pause),
+        tokenizer=tokenizer,
+        clock=clock,
+        tracer=Tracer("coordinator", now_ns=clock.time_ns),
+        metrics=CoordinatorMetrics(registry),
+        window=settings.window,
+        commit_credit=settings.commit_credit,
+    )
 
 
 def _assemble(
@@ -138,24 +165,11 @@ def _assemble(
     drafters: Sequence[Drafter],
     settings: CoordinatorSettings,
     store: SessionStore,
-    tokenizer: Tokenizer | None,
-    clock: Clock,
+    around: Surroundings,
+    registry: CollectorRegistry,
 ) -> LocalSystem:
-    by_address = {party.address: party for party in verifiers}
-    drafting = {party.address: party for party in drafters}
-    metrics, pause = CollectorRegistry(), settings.health_interval_s
-    around = Surroundings(
-        verifiers=Pool([*by_address], lambda name: by_address[name].connect(), clock, longest_pause_s=pause),
-        drafters=Pool([*drafting], lambda name: drafting[name].connect(), clock, longest_pause_s=pause),
-        tokenizer=tokenizer,
-        clock=clock,
-        tracer=Tracer("coordinator", now_ns=clock.time_ns),
-        metrics=CoordinatorMetrics(metrics),
-        window=settings.window,
-        commit_credit=settings.commit_credit,
-    )
     runtime = CoordinatorRuntime(settings, around, store, Identity("local", getattr(store, "address", ""), metrics=""))
-    return LocalSystem(runtime, verifiers, drafters, store, metrics, around)
+    return LocalSystem(runtime, verifiers, drafters, store, registry, around)
 
 
 async def _end(system: LocalSystem, running: asyncio.Task[None]) -> None:

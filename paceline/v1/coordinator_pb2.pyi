@@ -141,6 +141,7 @@ class GenerateRequest(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     MIN_DRAFT_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    ALLOW_LEARNING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client to cancel or trace it; minted when empty; at most 64 of [A-Za-z0-9._-]."""
     text: _builtins.str
@@ -157,6 +158,8 @@ class GenerateRequest(_message.Message):
     """Draft tokens to check per step whenever they are there, whether that pays or not; at most max_draft."""
     profile: _tokens_pb2.Profile.ValueType
     """What the text is like; unset adapts to what is seen."""
+    allow_learning: _builtins.bool
+    """Token ids of this request may be logged for the training of drafters, where the operator keeps such a log."""
     @_builtins.property
     def tokens(self) -> Global___TokenIds:
         """Already tokenized."""
@@ -198,10 +201,11 @@ class GenerateRequest(_message.Message):
         trace: _tokens_pb2.TraceContext | None = ...,
         min_draft: _builtins.int = ...,
         profile: _tokens_pb2.Profile.ValueType = ...,
+        allow_learning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft", "_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_draft", b"max_draft", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text", "tokens", b"tokens", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft", "_max_tokens", b"_max_tokens", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "max_draft", b"max_draft", "max_tokens", b"max_tokens", "min_draft", b"min_draft", "mode", b"mode", "profile", b"profile", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft", "_max_tokens", b"_max_tokens", "allow_learning", b"allow_learning", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "max_draft", b"max_draft", "max_tokens", b"max_tokens", "min_draft", b"min_draft", "mode", b"mode", "profile", b"profile", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_draft: _TypeAlias = _typing.Literal["max_draft"]  # noqa: Y015
     _WhichOneofArgType__max_draft: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft"]  # noqa: Y015

@@ -52,6 +52,7 @@ def generate_request_to_pb(request: GenerateRequest) -> pb.GenerateRequest:
         "max_draft": request.max_draft,
         "min_draft": request.min_draft,
         "profile": codec.PROFILES[request.profile],
+        "allow_learning": request.allow_learning,
         "trace": codec.trace_context_to_pb(request.trace),
     }
     message = codec.build(pb.GenerateRequest, values | _input(request.prompt))
@@ -90,6 +91,7 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
         max_draft=message.max_draft if message.HasField("max_draft") else None,
         min_draft=message.min_draft,
         profile=codec.PROFILES_BACK[message.profile],
+        allow_learning=message.allow_learning,
         trace=codec.trace_context_from_pb(message.trace),
         deadline_s=deadline_s,
     )

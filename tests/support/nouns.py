@@ -162,6 +162,7 @@ def generate_requests(draw: st.DrawFn) -> GenerateRequest:
             max_draft=st.none() | u32,
             min_draft=u32,
             profile=st.sampled_from(Profile),
+            allow_learning=st.booleans(),
             trace=trace,
         )
     )

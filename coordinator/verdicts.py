@@ -1,0 +1,64 @@
+"""What a session says about its drafts to the log of verdicts, when both the operator and the client allow it.
+
+The coordinator sees every draft and every commit, so neither verifiers nor drafters know of this. Never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.requests import Admitted
+from paceline.core.types import Commit, Draft, Tokens
+from paceline.core.verdicts import Verdict
+from paceline.telemetry.verdicts import VerdictSink
+
+CONTEXT = 4096
+"""Tokens before the first record of a session that are logged with it at most."""
+
+
+class SessionVerdicts:
+    """Of one session."""
+
+    def __init__(self, sink: VerdictSink, admitted: Admitted) -> None:
+        self._sink = sink
+        self._admitted = admitted
+        self._draft = Draft(admitted.session, 0, ())
+        self._source = ""
+        self._known = -1
+        """The file that has this session's context."""
+
+    @property
+    def _is_wanted(self) -> bool:
+        return self._admitted.allow_learning and self._sink.is_on
+
+    def drafted(self, draft: Draft, source: str) -> None:
+        """A draft went to the verifier."""
+        if self._is_wanted:
+            self._draft, self._source = draft, source
+
+    def committed(self, commit: Commit, output: Sequence[int]) -> None:
+        """A step's outcome, right after ``output``."""
+        if not self._is_wanted:
+            return
+        generation, prompt = self._sink.generation, self._admitted.prompt
+        tail = () if generation == self._known else (*prompt, *output)[-CONTEXT:]
+        verdict = Verdict(
+            session=commit.session,
+            start=commit.start,
+            prompt_length=len(prompt),
+            tokens=commit.token_ids,
+            draft=self._guessed(commit.start, output),
+            drafted=commit.drafted,
+            accepted=commit.accepted,
+            source=self._source,
+            tail=tail,
+        )
+        self._known = generation if self._sink.put(verdict) else -1
+
+    def _guessed(self, start: int, output: Sequence[int]) -> Tokens:
+        """What the newest draft says from ``start`` on; nothing when it disagrees with what came before."""
+        first = self._draft.base - len(self._admitted.prompt)
+        late = start - self._draft.base
+        if first < 0 or late < 0 or self._draft.token_ids[:late] != tuple(output[first : first + late]):
+            return ()
+        return self._draft.token_ids[late:]
