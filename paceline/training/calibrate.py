@@ -12,6 +12,7 @@ from paceline.training.batches import Batch
 from paceline.training.students import Student
 
 NEWTON_STEPS = 25
+HALVINGS = 20
 RIDGE = 1e-3
 """Keeps a curve finite where every guess was right."""
 FEWEST = 50
@@ -19,15 +20,27 @@ FEWEST = 50
 
 
 def fit_logistic(odds: NDArray[np.float64], is_right: NDArray[np.bool_]) -> tuple[float, float]:
-    """(slope, offset) of the likeliest curve sigmoid(slope * odds + offset)."""
+    """(slope, offset) of the likeliest curve sigmoid(slope * odds + offset): Newton, never past where it got worse."""
     inputs = np.stack([odds, np.ones_like(odds)], 1)
     weights = np.array([1.0, 0.0])
+    loss = _loss(inputs, is_right, weights)
     for _ in range(NEWTON_STEPS):
         chance = 1.0 / (1.0 + np.exp(-np.clip(inputs @ weights, -30, 30)))
         gradient = inputs.T @ (chance - is_right) / len(odds) + RIDGE * (weights - (1.0, 0.0))
         curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs / len(odds) + RIDGE * np.eye(2)
-        weights -= np.linalg.solve(curvature, gradient)
+        step = np.linalg.solve(curvature, gradient)
+        candidates = [weights - step * 0.5**halving for halving in range(HALVINGS)]
+        better = next((one for one in candidates if _loss(inputs, is_right, one) < loss), None)
+        if better is None:
+            break
+        weights, loss = better, _loss(inputs, is_right, better)
     return float(weights[0]), float(weights[1])
+
+
+def _loss(inputs: NDArray[np.float64], is_right: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+    scores = inputs @ weights
+    distance = weights - (1.0, 0.0)
+    return float(np.mean(np.logaddexp(0.0, scores) - is_right * scores) + 0.5 * RIDGE * distance @ distance)
 
 
 def calibrate(student: Student, batches: Iterable[Batch], block: int) -> tuple[tuple[float, float], ...]:

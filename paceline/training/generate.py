@@ -45,7 +45,7 @@ class Sample:
     temperature: float = 0.0
     seed: int = 0
     features: torch.Tensor | None = None
-    """[len(tokens) - 1 - features_start, taps * hidden]: the last token was never fed."""
+    """[len(tokens) - 1 - features_start, taps * hidden], bfloat16: the last token was never fed."""
     top_ids: torch.Tensor | None = None
     """[output, k] likeliest tokens at each output position, int32."""
     top_logprobs: torch.Tensor | None = None
@@ -144,7 +144,7 @@ class Generator:
 
     def _recent(self, run: _Run, feed: Feed, features: torch.Tensor) -> torch.Tensor:
         skipped = max(0, self._first(run) - feed.start)
-        return features[skipped:].clone()
+        return features[skipped:].to(torch.bfloat16, copy=True)
 
     def _first(self, run: _Run) -> int:
         return max(0, len(run.job.prompt) - self._history)

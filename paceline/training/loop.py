@@ -186,8 +186,9 @@ class Trainer:
             self._steps = self._schedule.steps or steps
             self._loss = float(state["loss"])
         except Exception as error:  # whatever the reader of a damaged or foreign file raises
+            reason = " ".join(str(error).split())
             raise InvalidRequest(
-                f"out: the checkpoint {self._checkpoint} does not fit this training ({error}); delete it or choose "
+                f"out: the checkpoint {self._checkpoint} does not fit this training ({reason}); delete it or choose "
                 "another --out."
             ) from error
 

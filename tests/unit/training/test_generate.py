@@ -101,7 +101,7 @@ def test_tokens_that_tie_with_the_last_candidate_may_be_drawn(directory: Path, m
 
 
 def test_hidden_states_are_those_of_one_pass_over_the_whole_text(runner: ModelRunner, samples: list[Sample]) -> None:
-    """Bit for bit: a row's bits don't depend on the rows beside it."""
+    """Bit for bit: a row's bits don't depend on the rows beside it. They are kept in bfloat16, as they travel."""
     for job, sample in zip(JOBS, samples, strict=True):
         assert sample.features is not None
         runner.open("whole")
@@ -110,7 +110,8 @@ def test_hidden_states_are_those_of_one_pass_over_the_whole_text(runner: ModelRu
         assert whole is not None
         assert sample.features_start == max(0, len(job.prompt) - 8)
         assert sample.features.shape == (len(sample.tokens) - 1 - sample.features_start, len(TAPS) * HIDDEN)
-        assert torch.equal(sample.features, whole[sample.features_start :])
+        assert sample.features.dtype == torch.bfloat16
+        assert torch.equal(sample.features, whole[sample.features_start :].bfloat16())
 
 
 def test_the_likeliest_tokens_are_those_of_the_logits(runner: ModelRunner, samples: list[Sample]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from paceline.core.errors import InvalidRequest
+from paceline.core.errors import InvalidRequest, ResourceExhausted
 from paceline.training.generate import Sample
 from paceline.training.shards import ShardWriter, done_prompts, read_shard, shard_files
+from tests.support.full_disk import full_disk
 from tests.support.tiny_texts import are_equal, make_sample
 
 SAMPLES = [
@@ -126,36 +125,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         done_prompts(tmp_path)
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from paceline.core.errors import ResourceExhausted
-from paceline.training.shards import ShardWriter
-from tests.support.tiny_texts import make_sample
-
-directory = Path(sys.argv[1])
-writer = ShardWriter(directory)
-writer.add(0, make_sample(300, 6))
-_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-try:
-    writer.close()
-except ResourceExhausted as error:
-    print(error)
-print(sorted(file.name for file in directory.iterdir()))
-resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-writer.close()
-print(sorted(file.name for file in directory.iterdir()))
-"""
-
-
 def test_a_full_disk_leaves_no_half_file_and_the_samples_are_kept(tmp_path: Path) -> None:
-    """The kernel refuses to let the file grow."""
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "data")], cwd=root, capture_output=True, text=True, check=True
-    )
-    told, after, finally_there = done.stdout.splitlines()
-    assert "00000.safetensors can't be written" in told
-    assert "free some space and start again, it goes on from here" in told
-    assert (after, finally_there) == ("[]", "['00000.safetensors']")
+    writer = ShardWriter(tmp_path)
+    writer.add(0, make_sample(300, 6))
+    with full_disk(), pytest.raises(ResourceExhausted, match=r"00000\.safetensors can't be written.*; free some space"):
+        writer.close()
+    assert names(tmp_path) == []
+    writer.close()
+    assert names(tmp_path) == ["00000.safetensors"]
