@@ -82,13 +82,14 @@ class DrafterSettings:
 
     server: ServerSettings = field(default_factory=ServerSettings)
     drafter: str = "suffix"
-    """suffix, ngram, model, random, synthetic, or mix of several: ``mix:suffix,ngram`` (or ``mix:suffix+ngram``)."""
+    """suffix, ngram, model, mtp, medusa, random, synthetic, or mix of several: ``mix:suffix,ngram`` (or
+    ``mix:suffix+ngram``)."""
     parts: tuple[str, ...] = ("suffix", "ngram")
     """For ``mix`` without a colon: the drafters that it mixes; each reads its own settings from this table."""
     model: str = ""
-    """For ``model``: as the verifier's."""
+    """For ``model``: as the verifier's; for ``mtp`` and ``medusa``: a directory that paceline train has made."""
     block: int = 0
-    """For ``mtp``: tokens per call; 0 is what the drafter was trained for, which is also the most."""
+    """For ``mtp`` and ``medusa``: tokens per call; 0 is what the drafter was trained for, which is also the most."""
     vocab_size: int = 32_000
     """For ``random``: ids are below this."""
     dtype: str = "auto"

@@ -47,6 +47,12 @@ def _mtp(settings: DrafterSettings) -> Drafter:
     return MtpDrafter.load(settings)
 
 
+def _medusa(settings: DrafterSettings) -> Drafter:
+    from paceline.drafters.medusa import MedusaDrafter
+
+    return MedusaDrafter.load(settings)
+
+
 def _mix(settings: DrafterSettings) -> Drafter:
     from paceline.drafters.mix import MixDrafter, part_names
 
@@ -61,6 +67,7 @@ DRAFTERS = {
     "random": _random,
     "synthetic": _synthetic,
     "mtp": _mtp,
+    "medusa": _medusa,
     "mix": _mix,
 }
 

@@ -10,6 +10,7 @@ Rows without hidden states (text only) get a learned vector in their place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -95,6 +96,8 @@ class RowNetwork(nn.Module):
     The parts are made by those who have them: the order of parameters is that of a checkpoint's.
     """
 
+    shape: Any
+    """Its sizes, a dataclass."""
     taps: int
     embedding: nn.Embedding
     tap_norm: nn.ModuleList

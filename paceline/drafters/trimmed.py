@@ -27,7 +27,8 @@ class TrimmedSampler:
         self._whole = RowSampler(params, prompt_length) if changes_logits(params) else None
         self.is_greedy = params.temperature == 0.0 and self._whole is None
         """The likeliest token it is, whatever the context."""
-        self.can_draw = _leaves_any(params, token_ids)
+        self._num_drawable = _count_drawable(params, token_ids)
+        self.can_draw = self._num_drawable > 0
         """False where all that may be said is unknown to the drafter; don't ask for tokens then."""
 
     def next_token(self, logits: torch.Tensor, context: Sequence[int], position: int) -> int:
@@ -41,7 +42,16 @@ class TrimmedSampler:
         scores = process(logits.float().numpy(), self._params, (), self._prompt_length)
         return gumbel_argmax(scores, self._params.seed, position, self._ids)
 
+    def choices(self, logits: torch.Tensor, context: Sequence[int], position: int, count: int) -> list[int]:
+        """``next_token``, then what it would be without the ones before; at most ``count``, all different."""
+        found: list[int] = []
+        left = logits.clone()
+        for _ in range(min(count, self._num_drawable)):
+            found.append(self.next_token(left, context, position))
+            left[int(np.searchsorted(self._ids, found[-1]))] = -torch.inf
+        return found
 
-def _leaves_any(params: SamplingParams, token_ids: NDArray[np.int64]) -> bool:
+
+def _count_drawable(params: SamplingParams, token_ids: NDArray[np.int64]) -> int:
     known = set(token_ids.tolist())
-    return bool((known & set(params.allowed_tokens) if params.allowed_tokens else known) - set(params.banned_tokens))
+    return len((known & set(params.allowed_tokens) if params.allowed_tokens else known) - set(params.banned_tokens))

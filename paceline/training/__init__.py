@@ -10,7 +10,10 @@ from typing import Any
 
 from paceline.core.errors import InvalidRequest
 
-KINDS = {"mtp": "a block of tokens per call, from the target's hidden states"}
+KINDS = {
+    "mtp": "a block of tokens per call, from the target's hidden states",
+    "medusa": "heads on the newest hidden state, second choices as branches",
+}
 """What can be trained, and what it is."""
 
 

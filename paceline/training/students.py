@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from paceline.drafters.mtp_network import MtpNetwork, causal_mask
+from paceline.drafters.medusa_network import MedusaNetwork
+from paceline.drafters.mtp_network import MtpNetwork, RowNetwork, causal_mask
 from paceline.training.batches import Batch, Vocabulary
 
 TEXT_ONLY_SHARE = 0.1
@@ -21,7 +22,7 @@ class Student(Protocol):
     """What the loop trains."""
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> RowNetwork:
         """Whose parameters are trained and exported."""
 
     def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
@@ -42,11 +43,8 @@ class MtpStudent:
     def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
         """See ``Student``."""
         network = self.network
-        has_features = batch.valid
-        if generator is not None:
-            has_features = has_features & (torch.rand(len(has_features), 1, generator=generator) >= TEXT_ONLY_SHARE)
         mask = causal_mask(batch.valid, network.shape.window)
-        rows = network.rows(batch.features, has_features, batch.words)
+        rows = network.rows(batch.features, has_features(batch, generator), batch.words)
         chosen = batch.is_scored[..., 0]
         states = network.states(rows, batch.positions, mask)[chosen]
         words = batch.targets[chosen]
@@ -56,10 +54,48 @@ class MtpStudent:
             yield network.logits(states)
 
 
+class MedusaStudent:
+    """Heads on the newest hidden state."""
+
+    def __init__(self, network: MedusaNetwork, block: int) -> None:
+        self.network = network
+        self._block = block
+
+    def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
+        """See ``Student``; here no place is given what was right before it."""
+        network, chosen = self.network, batch.is_scored[..., 0]
+        seen = has_features(batch, generator)[chosen]
+        rows = network.rows(batch.features[chosen], seen, batch.words[chosen])
+        for place in range(self._block):
+            yield network.logits(network.states(rows, place))
+
+
+def has_features(batch: Batch, generator: torch.Generator | None) -> torch.Tensor:
+    """[batch, rows]: which rows are learned with hidden states; all of them without a generator."""
+    if generator is None:
+        return batch.valid
+    return batch.valid & (torch.rand(len(batch.valid), 1, generator=generator) >= TEXT_ONLY_SHARE)
+
+
 def start_mtp(network: MtpNetwork, vocabulary: Vocabulary, embeddings: torch.Tensor) -> None:
     """From the target's embeddings [target vocab, width]; other layers start small."""
+    _start_table(network, vocabulary, embeddings)
+    _quieten(network.attention.out, network.mlp.down, network.cell.down)
+
+
+def start_medusa(network: MedusaNetwork, vocabulary: Vocabulary, embeddings: torch.Tensor) -> None:
+    """As ``start_mtp``."""
+    _start_table(network, vocabulary, embeddings)
+    _quieten(*(head.down for head in network.heads))
+
+
+def _start_table(network: RowNetwork, vocabulary: Vocabulary, embeddings: torch.Tensor) -> None:
     with torch.no_grad():
         network.embedding.weight[:-1] = embeddings[vocabulary.token_ids].float()
         network.embedding.weight[-1] = embeddings.float().mean(0)
-        for linear in (network.attention.out, network.mlp.down, network.cell.down):
+
+
+def _quieten(*linears: nn.Linear) -> None:
+    with torch.no_grad():
+        for linear in linears:
             linear.weight.mul_(QUIET)

@@ -18,13 +18,13 @@ from paceline.drafters.suffix import SuffixDrafter
 from paceline.speculation.draft_tree import check_draft
 from paceline.telemetry.clock import SystemClock
 from paceline.verifiers import create_backend
-from tests.support.tiny_drafters import write_drafter
+from tests.support.tiny_drafters import make_medusa, write_drafter
 from tests.support.tiny_models import VOCAB, random_tokens, write_model
 
 SEATS = 4
 Make = Callable[[], Drafter]
 CONTEXT = (5, 6, 7, 8, 9, 5, 6, 7, 10, 11, 5, 6)
-NAMES = ["ngram", "suffix", "suffix with a corpus", "model", "mtp", "random", "synthetic", "mix:suffix,ngram"]
+NAMES = ["ngram", "suffix", "suffix with a corpus", "model", "mtp", "medusa", "random", "synthetic", "mix:suffix,ngram"]
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_drafter(tmp_path_factory.mktemp("trained") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drafter(tmp_path_factory.mktemp("trained") / "heads", trained=make_medusa())
+
+
 @pytest.fixture(scope="module", params=NAMES)
-def make(request: pytest.FixtureRequest, directory: Path, trained: Path) -> Make:
+def make(request: pytest.FixtureRequest, directory: Path, trained: Path, heads: Path) -> Make:
     """New drafters of one kind."""
     if request.param == "suffix with a corpus":
         return lambda: SuffixDrafter(SEATS, [random_tokens(300, seed=1), CONTEXT * 3])
-    models = {"model": str(directory), "mtp": str(trained)}
+    models = {"model": str(directory), "mtp": str(trained), "medusa": str(heads)}
     made = DrafterSettings(
         drafter=request.param,
         model=models.get(request.param, ""),

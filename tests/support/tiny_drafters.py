@@ -1,4 +1,4 @@
-"""Tiny multi-token drafters with random weights, as ``paceline train`` would export them."""
+"""Tiny trained drafters with random weights, as ``paceline train`` would export them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from paceline.drafters.description import Description, TargetIdentity
-from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
+from paceline.drafters.medusa_network import MedusaNetwork, MedusaShape
+from paceline.drafters.mtp_network import MtpNetwork, NetworkShape, RowNetwork
 from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, write_trained
 from tests.support.tiny_models import VOCAB
 
@@ -28,6 +29,7 @@ SHAPE = NetworkShape(
     head_size=16,
 )
 BLOCK = 5
+HEADS = MedusaShape(vocab=SHAPE.vocab, features=SHAPE.features, taps=len(TAPS), width=32, inner=24, heads=BLOCK)
 CURVES = ((1.1, 0.2), (0.9, -0.1), (0.8, 0.0))
 """Fewer than places: the last one serves for the others."""
 
@@ -39,19 +41,39 @@ def token_ids() -> torch.Tensor:
 
 def make_network(seed: int = 0, shape: NetworkShape = SHAPE) -> MtpNetwork:
     """All parts matter: norms and the vector for missing hidden states are not what they start as either."""
-    torch.manual_seed(seed)
     network = MtpNetwork(shape)
+    _fill(network, seed)
+    return network
+
+
+def make_heads(seed: int = 0) -> MedusaNetwork:
+    """As ``make_network``."""
+    network = MedusaNetwork(HEADS)
+    _fill(network, seed)
+    return network
+
+
+def _fill(network: RowNetwork, seed: int) -> None:
+    torch.manual_seed(seed)
     with torch.no_grad():
         for weight in network.parameters():
             torch.nn.init.normal_(weight, mean=float(weight.dim() == 1), std=0.3)
-    return network.eval()
+    network.eval()
 
 
 def make_trained(seed: int = 0, **changes: object) -> TrainedDrafter:
-    """In memory; the weights are float32."""
-    network = make_network(seed)
+    """A multi-token drafter in memory; the weights are float32."""
+    return _trained("mtp", make_network(seed), **changes)
+
+
+def make_medusa(seed: int = 0, **changes: object) -> TrainedDrafter:
+    """The heads drafter in memory."""
+    return _trained("medusa", make_heads(seed), **changes)
+
+
+def _trained(kind: str, network: RowNetwork, **changes: object) -> TrainedDrafter:
     about = Description(
-        kind="mtp",
+        kind=kind,
         name="tiny",
         target=TargetIdentity("target", "model digest", "tokenizer digest", VOCAB, HIDDEN, 3),
         taps=TAPS,
@@ -65,8 +87,8 @@ def make_trained(seed: int = 0, **changes: object) -> TrainedDrafter:
     return TrainedDrafter(dataclasses.replace(about, **changes), weights)  # type: ignore[arg-type]
 
 
-def write_drafter(directory: Path, seed: int = 0) -> Path:
+def write_drafter(directory: Path, seed: int = 0, trained: TrainedDrafter | None = None) -> Path:
     """On disk."""
-    trained = make_trained(seed)
+    trained = trained or make_trained(seed)
     write_trained(directory, trained.about, trained.weights)
     return directory

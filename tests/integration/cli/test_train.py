@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from paceline.cli.app import app
+from paceline.training import KINDS
 from paceline.training.run import Listener
 from paceline.training.smoke import SmokeOptions, SmokeResult, smoke
 
@@ -22,15 +24,16 @@ def test_a_drafter_trained_for_a_minute_gets_further_than_looking_up() -> None:
     assert told["tau"] > told["lookup_tau"] >= 1.0
 
 
-def _run(directory: Path) -> tuple[SmokeResult, list[float]]:
+def _run(kind: str, directory: Path) -> tuple[SmokeResult, list[float]]:
     losses: list[float] = []
     directory.mkdir()
     listener = Listener(lambda _: None, lambda _: None, lambda step: losses.append(step.loss))
-    return smoke("mtp", directory, SMALL, "paceline train --smoke", listener), losses
+    return smoke(kind, directory, SMALL, "paceline train --smoke", listener), losses
 
 
-def test_the_same_seed_does_the_same(tmp_path: Path) -> None:
-    (one, losses), (other, other_losses) = _run(tmp_path / "one"), _run(tmp_path / "other")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_does_the_same(kind: str, tmp_path: Path) -> None:
+    (one, losses), (other, other_losses) = _run(kind, tmp_path / "one"), _run(kind, tmp_path / "other")
     assert len(losses) == SMALL.steps
     assert losses == other_losses
     assert (one.trained.held_out, one.lookup) == (other.trained.held_out, other.lookup)

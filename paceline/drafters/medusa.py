@@ -1,0 +1,193 @@
+"""The heads drafter: a block per call from the newest hidden state, its second choices as branches.
+
+A session keeps the newest row only. The heads don't know what was guessed before their place, so that a branch goes on
+as the main path does. It draws with the target's noise (Gumbel coupling), so that it also agrees at a temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from paceline.config.settings import DrafterSettings
+from paceline.core.errors import InvalidRequest
+from paceline.core.types import Branch, DraftJob, Guess, SessionSpec
+from paceline.drafters.description import shape_from
+from paceline.drafters.learned import (
+    Certainty,
+    GrowingGuess,
+    Lexicon,
+    begin,
+    choose_block,
+    frame_rows,
+    info_of,
+    load_weights,
+)
+from paceline.drafters.medusa_network import MedusaNetwork, MedusaShape, PackedMedusa
+from paceline.drafters.seats import require_seat
+from paceline.drafters.trained import TrainedDrafter, check_sizes, read_trained
+from paceline.drafters.trimmed import TrimmedSampler
+from paceline.models.loading import choose_dtype
+from paceline.models.threads import use_threads
+
+MOST_OTHERS = 3
+"""Second choices per place at most; a session may want fewer."""
+MIN_BRANCH = 0.04
+"""Branches that are needed less often than this are not worth their bytes."""
+
+
+@dataclass(slots=True)
+class _Session:
+    sampler: TrimmedSampler
+    num_others: int
+    position: int = -1
+    """Of the newest row, which joins the hidden states there with the token after it."""
+    row: torch.Tensor | None = None
+    """[width]"""
+
+
+@dataclass(slots=True)
+class _Others:
+    """What else a place may be."""
+
+    position: int
+    reach: float
+    """Chance that the main path is right up to here."""
+    choices: list[tuple[int, float]]
+
+
+def network_from(trained: TrainedDrafter) -> MedusaNetwork:
+    """The network with its weights. Raises ``InvalidRequest`` when sizes and weights don't fit."""
+    shape: MedusaShape = shape_from(trained.about, MedusaShape)
+    check_sizes(trained, shape.vocab, shape.features)
+    if trained.about.block > shape.heads:
+        raise InvalidRequest(f"block: {trained.about.block} places need as many heads, not {shape.heads}.")
+    return load_weights(MedusaNetwork(shape), trained)
+
+
+class MedusaDrafter:
+    """``core.ports.Drafter`` over trained heads."""
+
+    def __init__(self, trained: TrainedDrafter, settings: DrafterSettings) -> None:
+        about = trained.about
+        with torch.inference_mode():
+            self._network = PackedMedusa(network_from(trained), choose_dtype(settings.dtype))
+        self._threads = settings.threads
+        self._certainty = Certainty(about)
+        self._block = choose_block(about.block, settings.block)
+        self._lexicon = Lexicon(trained)
+        self._sessions: dict[str, _Session] = {}
+        self.info = info_of(about, self._block, settings.max_sessions)
+
+    @classmethod
+    def load(cls, settings: DrafterSettings) -> MedusaDrafter:
+        """Read what ``paceline train medusa`` exported."""
+        if not settings.model:
+            raise InvalidRequest(
+                "model: the medusa drafter needs one; set it to a directory that paceline train has made."
+            )
+        return cls(read_trained(Path(settings.model), "medusa"), settings)
+
+    def open(self, spec: SessionSpec) -> None:
+        """Remember the law of the session; its row is made when it is drafted for."""
+        require_seat(self._sessions, self.info)
+        self._sessions[spec.session] = _Session(self._lexicon.sampler(spec), min(spec.fan_out, MOST_OTHERS))
+
+    def close(self, session: str) -> None:
+        """Forget it."""
+        self._sessions.pop(session, None)
+
+    def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
+        """One block for each job; shorter where the chance of being right runs out."""
+        if torch.get_num_threads() != self._threads:
+            use_threads(self._threads)
+        with torch.inference_mode():
+            self._add_rows(jobs)
+            drafts = [self._begin(job) for job in jobs]
+            others = self._grow(drafts)
+        return [_guess(draft, others[draft.job.session]) for draft in drafts]
+
+    def _add_rows(self, jobs: Sequence[DraftJob]) -> None:
+        """The newest row of every session; hidden states that came for it win over what was made without."""
+        seen, unseen = [], []
+        for job in jobs:
+            position = job.committed - 2
+            if position < 0:
+                continue
+            features = _features(job, position)
+            if features is not None:
+                seen.append((job, features))
+            elif self._sessions[job.session].position != position:
+                unseen.append(job)
+        if seen:
+            self._keep([job for job, _ in seen], torch.stack([features for _, features in seen]))
+        if unseen:
+            self._keep(unseen, None)
+
+    def _keep(self, jobs: Sequence[DraftJob], features: torch.Tensor | None) -> None:
+        words = self._lexicon.own([job.context[job.committed - 1] for job in jobs])
+        for job, row in zip(jobs, self._network.rows(features, words), strict=True):
+            session = self._sessions[job.session]
+            session.position, session.row = job.committed - 2, row
+
+    def _begin(self, job: DraftJob) -> GrowingGuess:
+        session = self._sessions[job.session]
+        can_guess = job.committed >= 2 and self._lexicon.can_follow(job.context)
+        return begin(job, session.sampler, self._block, can_guess=can_guess)
+
+    def _grow(self, drafts: Sequence[GrowingGuess]) -> dict[str, list[_Others]]:
+        """Place by place, for all sessions that are there at once."""
+        others: dict[str, list[_Others]] = {draft.job.session: [] for draft in drafts}
+        for place in range(self._block):
+            growing = [draft for draft in drafts if draft.place == place and draft.is_growing]
+            if not growing:
+                continue
+            logits = self._network.logits(self._network.states(torch.stack([self._row(one) for one in growing]), place))
+            chances = logits.float().log_softmax(-1)
+            for draft, row, logprobs in zip(growing, logits, chances, strict=True):
+                others[draft.job.session].append(self._add(draft, row, logprobs, place))
+        return others
+
+    def _row(self, draft: GrowingGuess) -> torch.Tensor:
+        row = self._sessions[draft.job.session].row
+        assert row is not None  # noqa: S101 - invariant: guesses begin with one
+        return row
+
+    def _add(self, draft: GrowingGuess, logits: torch.Tensor, logprobs: torch.Tensor, place: int) -> _Others:
+        """The first choice to the guess; the further ones, no surer than what the first leaves, aside."""
+        count = 1 + self._sessions[draft.job.session].num_others
+        found = draft.sampler.choices(logits, draft.context, len(draft.context), count)
+        left, choices = 1.0, []
+        for token in found:
+            confidence = self._certainty.confidence(float(logprobs[self._lexicon.own_of(token)]), place)
+            choices.append((token, min(left, confidence)))
+            left -= choices[-1][1]
+        others = _Others(len(draft.context), draft.reach, choices[1:])
+        draft.add(*choices[0])
+        return others
+
+
+def _features(job: DraftJob, position: int) -> torch.Tensor | None:
+    """[features] that came for a position."""
+    for frame in reversed(job.features):
+        if frame.start <= position < frame.start + frame.num_rows:
+            return frame_rows(frame)[position - frame.start]
+    return None
+
+
+def _guess(draft: GrowingGuess, others: Sequence[_Others]) -> Guess:
+    """Branches in the order of their chance to be needed; each goes on with the later places' first choices."""
+    branches = []
+    for index, place in enumerate(others):
+        for token, confidence in place.choices:
+            chance = place.reach * confidence
+            if chance >= MIN_BRANCH:
+                tokens = (token, *draft.tokens[index + 1 :])
+                confidences = (confidence, *draft.confidences[index + 1 :])
+                branches.append((chance, Branch(0, place.position, tokens, confidences)))
+    branches.sort(key=lambda entry: -entry[0])
+    ordered = tuple(branch for _, branch in branches)
+    return Guess(draft.job.session, tuple(draft.tokens), tuple(draft.confidences), ordered)

@@ -1,0 +1,85 @@
+"""Drafters that guess blocks, from a target's texts to an export: what their kinds of training have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paceline.config.settings import DrafterSettings
+from paceline.core.ports import Drafter
+from paceline.drafters.description import Description
+from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, write_trained
+from paceline.training.batches import Vocabulary, batches
+from paceline.training.calibrate import calibrate
+from paceline.training.distil import HISTORY
+from paceline.training.evaluate import Score, replay
+from paceline.training.generate import Sample
+from paceline.training.loop import Course, Progress, Trainer
+from paceline.training.students import Student
+from paceline.training.subject import Subject, Trained, TrainOptions, choose_vocabulary, default_taps
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKind:
+    """What differs."""
+
+    name: str
+    make: Callable[[Subject, Vocabulary, int], Student]
+    """A student for blocks of that many tokens, as it starts."""
+    drafter: Callable[[TrainedDrafter, DrafterSettings], Drafter]
+
+
+def train_blocks(
+    kind: BlockKind,
+    subject: Subject,
+    out: Path,
+    options: TrainOptions,
+    record: dict[str, Any],
+    tell: Callable[[Progress], None],
+) -> Trained:
+    """Train, evaluate and export to ``out``; the checkpoint lies beside it until the export is whole.
+
+    ``record`` goes into the description.
+    """
+    vocabulary, coverage = choose_vocabulary(subject, options.vocab)
+    torch.manual_seed(options.schedule.seed)
+    student = kind.make(subject, vocabulary, options.block)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    course = Course(subject.train, vocabulary, options.block, options.schedule, options.weights)
+    Trainer(student, course, checkpoint).run(tell)
+    trained = _describe(kind, student, vocabulary, subject, out.name, options.block)
+    score = evaluate(kind, trained, subject.held_out)
+    figures = {"coverage": round(coverage, 4), "held_out_tau": round(score.tau, 3)}
+    write_trained(out, dataclasses.replace(trained.about, training={**record, **figures}), trained.weights)
+    checkpoint.unlink(missing_ok=True)
+    return Trained(out, sum(one.numel() for one in student.network.parameters()), coverage, score)
+
+
+def _describe(
+    kind: BlockKind, student: Student, vocabulary: Vocabulary, subject: Subject, name: str, block: int
+) -> TrainedDrafter:
+    held = batches(subject.held_out, vocabulary, block, 4096, 0)
+    about = Description(
+        kind=kind.name,
+        name=name,
+        target=subject.identity,
+        taps=default_taps(subject.identity.num_layers),
+        history=HISTORY,
+        block=block,
+        shape=dataclasses.asdict(student.network.shape),
+        calibration=calibrate(student, held, block),
+    )
+    weights = {key: tensor.bfloat16() for key, tensor in student.network.state_dict().items()}
+    weights[TOKEN_IDS] = vocabulary.token_ids.int()
+    return TrainedDrafter(about, weights)
+
+
+def evaluate(kind: BlockKind, trained: TrainedDrafter, held: Sequence[Sample]) -> Score:
+    """By real speculative decoding."""
+    drafter = kind.drafter(trained, DrafterSettings(drafter=kind.name, threads=torch.get_num_threads()))
+    return sum(replay(drafter, held, trained.about.block), Score())
