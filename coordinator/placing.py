@@ -57,6 +57,11 @@ class Place(Generic[InfoT, CommandT, EventT]):
         """Of the member, as it calls itself; empty without one."""
         return self.member.info.name if self.member is not None and self.member.info is not None else ""
 
+    @property
+    def info(self) -> InfoT | None:
+        """What serves the session; None while nothing does."""
+        return None if self.member is None else self.member.info
+
     def send(self, command: CommandT) -> None:
         """To the member, if there is one."""
         if self.member is not None:

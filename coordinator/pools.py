@@ -15,7 +15,8 @@ from typing import Generic, Protocol, TypeVar
 from paceline.core.errors import Mismatch, PacelineError, Unavailable
 from paceline.core.ports import Clock, Link
 from paceline.core.requests import PoolMember
-from paceline.core.types import DrafterInfo, Drain, VerifierInfo
+from paceline.core.types import DrafterInfo, Drain, Tap, VerifierInfo
+from paceline.speculation.features import cannot_give
 
 _log = logging.getLogger(__name__)
 
@@ -235,9 +236,15 @@ def misfit(drafter: DrafterInfo, verifier: VerifierInfo) -> str:
             f"Drafter {drafter.name} has a vocabulary of {drafter.vocab_size} tokens, verifier {verifier.name} one of "
             f"{verifier.vocab_size}; use a drafter with the target's vocabulary."
         )
-    if drafter.needs.hidden_states:
-        return (
-            f"Drafter {drafter.name} needs hidden states, which verifier {verifier.name} does not send; "
-            "use a drafter that works on token ids."
-        )
+    reason = "" if drafter.needs.is_optional else cannot_give(drafter.needs, verifier)
+    if reason:
+        return f"Drafter {drafter.name} needs hidden states: {reason}. Or use a drafter that works on token ids."
     return ""
+
+
+def tap_for(session: str, drafter: DrafterInfo | None, verifier: VerifierInfo | None) -> Tap:
+    """What to ask of the session's verifier for its drafter; no taps where either is away, or can do without."""
+    if drafter is None or verifier is None or cannot_give(drafter.needs, verifier):
+        return Tap(session)
+    needs = drafter.needs
+    return Tap(session, needs.hidden_states, max(needs.history, 1)) if needs.hidden_states else Tap(session)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.journal import Journal
 from coordinator.metering import SpeculativeMeter
 from coordinator.outlet import Outlet
 from coordinator.output import OutputText, Piece
 from coordinator.placing import Place
-from coordinator.pools import Pool, can_draft
+from coordinator.pools import Pool, can_draft, tap_for
 from coordinator.requests import Admitted
 from coordinator.tracing import record_request, record_wire
 from coordinator.verdicts import SessionVerdicts
@@ -34,6 +34,7 @@ from paceline.core.types import (
     DrafterInfo,
     FinishReason,
     SessionSpec,
+    Tap,
     TraceContext,
     VerifierCommand,
     VerifierEvent,
@@ -100,6 +101,7 @@ class Session:
         self._error: PacelineError | None = None
         self._setback = f"none with numerics id {admitted.verifier.numerics_id} is up"
         self._granted = 0
+        self._tap = Tap(admitted.session)
         self._verifier = Place(
             admitted.session,
             around.verifiers,
@@ -184,9 +186,19 @@ class Session:
                 self._verifier.send(self._spec())
                 self._granted = 0
                 self._grant()
+                self._tap = Tap(admitted.session)
         wants_drafts = admitted.max_draft > 0 and self._drafter.member is None
-        if wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)):
+        is_new = wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)) is not None
+        if is_new:
             self._drafter.send(self._spec())
+        self._ask_for_features(is_new)
+
+    def _ask_for_features(self, drafter_is_new: bool) -> None:
+        """Behind the opening at once, so that the first step gives them; a new drafter gets what is still there."""
+        tap = tap_for(self._admitted.session, self._drafter.info, self._verifier.info)
+        if tap != self._tap or (drafter_is_new and tap.taps):
+            self._tap = tap
+            self._verifier.send(tap)
 
     @property
     def _left_s(self) -> float:
@@ -276,7 +288,7 @@ class Session:
         if event.start != position:
             self._on_misplaced(event, position)
             return
-        self._drafter.send(event)
+        self._drafter.send(event if self._tap.taps else replace(event, features=None))
         self._meter.step(event)
         self._verdicts.committed(event, self._output)
         piece = self._text.push(event.token_ids, event.finish)

@@ -158,7 +158,8 @@ class DrafterRuntime:
             self._leave(former)  # its peer lost that stream sooner than we did, and opens the session again
         try:
             self._check(spec)
-            seat = _Seat(DraftingSession(spec, max_window=self.info.max_window), outbox)
+            state = DraftingSession(spec, max_window=self.info.max_window, needs=self.info.needs)
+            seat = _Seat(state, outbox)
         except PacelineError as error:
             outbox.put(Refused(spec.session, error.code, str(error), error.retryable))
             return
@@ -182,6 +183,7 @@ class DrafterRuntime:
             )
 
     def _take_commit(self, seat: _Seat, commit: Commit) -> None:
+        self._metrics.commit(commit)
         try:
             seat.state.commit(commit)
         except PacelineError as error:

@@ -35,6 +35,7 @@ from paceline.core.types import (
     StepItem,
     StepResult,
     StepTimings,
+    Tap,
     VerifierCommand,
     VerifierEvent,
     VerifierInfo,
@@ -42,6 +43,7 @@ from paceline.core.types import (
 from paceline.sampling.processors import validate
 from paceline.speculation.batching import Batcher, Limits
 from paceline.speculation.draft_length import StepCost
+from paceline.speculation.features import check_taps
 from paceline.speculation.session import VerifierSession
 from paceline.speculation.waiting import wait_until
 from paceline.telemetry.metrics import VerifierMetrics
@@ -154,6 +156,8 @@ class VerifierRuntime:
             self._take_draft(seat, command)
         elif isinstance(command, Credit):
             seat.state.grant(command)
+        elif isinstance(command, Tap):
+            self._take_tap(seat, command)
         elif isinstance(command, Close):
             self._leave(seat)
         self._wake.set()
@@ -201,6 +205,15 @@ class VerifierRuntime:
         self._metrics.drafts_received.labels("useful" if useful else "late").inc()
         if useful or draft.base == seat.state.position:
             seat.state.arrivals.came(self._clock.monotonic(), bool(useful))
+
+    def _take_tap(self, seat: _Seat, tap: Tap) -> None:
+        """Who asks for what Describe says is not there gets an error, not silence."""
+        try:
+            check_taps(tap, self.info)
+        except PacelineError as error:
+            self._refuse(seat, error)
+            return
+        seat.state.tap(tap)
 
     def _leave(self, seat: _Seat) -> None:
         if self._seats.get(seat.state.session) is not seat:

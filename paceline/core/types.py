@@ -167,6 +167,27 @@ class FeatureFrame:
     bf16: bytes = field(repr=False)
     """Row-major bfloat16, little-endian, [num_rows, len(taps) * hidden], in the order of ``Needs.hidden_states``."""
 
+    @property
+    def end(self) -> int:
+        """Position after the last row."""
+        return self.start + self.num_rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return len(self.bf16) // self.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Asks a verifier for the hidden states of a session's committed positions, in its commits."""
+
+    session: str
+    taps: tuple[int, ...] = ()
+    """As ``Needs.hidden_states``; empty ends it."""
+    history: int = 1
+    """Rows that the first frame may go back, as far as the verifier still has them; at least one is sent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -181,6 +202,9 @@ class Commit:
     """How many of them were right."""
     finish: FinishReason | None = None
     timings: StepTimings = field(default_factory=StepTimings)
+    features: FeatureFrame | None = None
+    """After a ``Tap``: rows that were not sent yet; the last one is of the token before the newest, whose own hidden
+    state only the next step computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +240,7 @@ class Close:
     session: str
 
 
-VerifierCommand = SessionSpec | Draft | Close | Credit
+VerifierCommand = SessionSpec | Draft | Close | Credit | Tap
 """What a coordinator says to a verifier."""
 VerifierEvent = Commit | Credit | Refused | Drain
 """What a verifier answers."""
@@ -235,6 +259,10 @@ class Needs:
     history: int = 0
     """Positions before the newest one whose hidden states are of use; older ones need not be sent."""
     same_tokenizer: bool = False
+    hidden_size: int = 0
+    """Width of the target's hidden states; 0 is any."""
+    is_optional: bool = False
+    """It guesses from token ids alone where the target gives no hidden states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +298,10 @@ class VerifierInfo:
     """The invariance probe held: logits do not depend on how rows are grouped."""
     device: str = "cpu"
     dtype: str = ""
+    num_layers: int = 0
+    """Taps lie between 1 and below this, or are -1."""
+    hidden_size: int = 0
+    """Width of its hidden states; 0: it gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +317,8 @@ class StepItem:
     """How many of the last tokens are drafts."""
     sample: bool = True
     """False for a prefill chunk that ends before the last committed token: nothing is sampled."""
+    taps: tuple[Tap, ...] = ()
+    """Who wants hidden states of the rows that turn out to be committed, each its own layers and its own last rows."""
 
     @property
     def num_committed(self) -> int:
@@ -300,6 +334,8 @@ class StepOutcome:
     token_ids: Tokens
     """Accepted drafts and then the target's own token; empty when nothing was sampled."""
     accepted: int = 0
+    features: tuple[FeatureFrame, ...] = ()
+    """One per tap of the item: committed rows and accepted drafts, never a rejected one."""
 
 
 @dataclass(frozen=True, slots=True)

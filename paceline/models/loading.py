@@ -43,6 +43,8 @@ class LoadedModel:
     vocab_size: int
     max_context: int
     dtype: torch.dtype
+    num_layers: int
+    hidden_size: int
 
 
 def choose_dtype(name: str) -> torch.dtype:
@@ -117,6 +119,8 @@ def load(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedMode
         vocab_size=model.get_output_embeddings().weight.shape[0],
         max_context=_context_limit(config, max_context),
         dtype=dtype,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
     )
 
 

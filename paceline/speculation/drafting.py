@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Branch, Commit, Credit, Draft, DraftJob, Guess, SessionSpec
+from paceline.core.types import Branch, Commit, Credit, Draft, DraftJob, FeatureFrame, Guess, Needs, SessionSpec
+from paceline.speculation.features import BF16_BYTES, FeatureWindow, check_frame
 
 
 class DraftingSession:
     """Runs ahead on one path within its window; rolls back to the last token that a commit confirms."""
 
-    def __init__(self, spec: SessionSpec, *, max_window: int) -> None:
+    def __init__(self, spec: SessionSpec, *, max_window: int, needs: Needs | None = None) -> None:
         if not spec.context or not 0 < spec.prompt_length <= len(spec.context):
             raise InvalidRequest("context: it needs at least one token, and prompt_length must lie inside it.")
         self.spec = spec
@@ -25,6 +26,8 @@ class DraftingSession:
         self._end = spec.prompt_length + spec.stops.max_tokens
         self._credit: int | None = None
         self._is_dry = False
+        self._needs = needs or Needs()
+        self._features = FeatureWindow(self._needs.history)
 
     @property
     def session(self) -> str:
@@ -42,12 +45,18 @@ class DraftingSession:
         return len(self._path)
 
     def commit(self, commit: Commit) -> None:
-        """Keep the path where it agrees, else start anew. Doubled commits are fine; raises ``Gap`` for missing ones."""
+        """Keep the path where it agrees, else start anew. Doubled commits are fine; raises ``Gap`` for missing ones.
+
+        Raises ``InvalidRequest`` for hidden states that the drafter doesn't know or whose tokens are not committed.
+        """
         if commit.start > self.position:
             raise Gap(f"Commit at {commit.start}, but only {self.position} tokens are known; open the session again.")
         fresh = commit.token_ids[self.position - commit.start :]
         if not fresh:
             return
+        if commit.features is not None and self._needs.hidden_states:
+            self._check_features(commit.features, commit.start + len(commit.token_ids))
+            self._features.add(commit.features)
         self._committed += fresh
         if tuple(self._path[: len(fresh)]) == fresh:
             del self._path[: len(fresh)], self._confidences[: len(fresh)]
@@ -57,12 +66,22 @@ class DraftingSession:
         self._is_dry = False
 
     def restart(self) -> None:
-        """Forget the guesses: who guesses from now on begins at the last commit."""
+        """Forget the guesses: who guesses from now on begins at the last commit, with the hidden states still here."""
+        self._features.rewind()
         self._path, self._confidences, self._branches, self._is_dry = [], [], (), False
 
     def as_opened_now(self) -> SessionSpec:
         """What somebody else must know to take the session up at this point."""
         return replace(self.spec, context=tuple(self._committed))
+
+    def _check_features(self, frame: FeatureFrame, committed: int) -> None:
+        check_frame(frame, committed)
+        wanted = len(self._needs.hidden_states) * self._needs.hidden_size * BF16_BYTES
+        if wanted and frame.row_bytes != wanted:
+            raise InvalidRequest(
+                f"features: rows of {frame.row_bytes} bytes, but {len(self._needs.hidden_states)} hidden states of "
+                f"{self._needs.hidden_size} numbers have {wanted}; use the target that the drafter was made for."
+            )
 
     def grant(self, credit: Credit) -> None:
         """Guesses may reach up to here."""
@@ -73,7 +92,9 @@ class DraftingSession:
         room = min(self._window - len(self._path), self._last - self.position - len(self._path), max_tokens)
         if self._is_dry or room <= 0:
             return None
-        return DraftJob(self.session, (*self._committed, *self._path), self.position, room)
+        frame = self._features.take()
+        features = () if frame is None else (frame,)
+        return DraftJob(self.session, (*self._committed, *self._path), self.position, room, features)
 
     def _fitting(self, branches: Sequence[Branch]) -> tuple[Branch, ...]:
         """Those that leave the path at positions that are still open, within window, credit and fan-out."""

@@ -15,10 +15,12 @@ from paceline.core.types import (
     StepItem,
     StepOutcome,
     StepTimings,
+    Tap,
     Tokens,
 )
 from paceline.speculation.draft_length import AcceptanceLearner
 from paceline.speculation.draft_tree import DraftTree, Path, check_draft
+from paceline.speculation.features import FeatureWindow
 from paceline.speculation.profiles import PRIORS
 from paceline.speculation.waiting import DraftArrivals
 
@@ -41,6 +43,8 @@ class VerifierSession:
         self._credit: int | None = None
         self._item: StepItem | None = None
         self._path = Path()
+        self._tap: Tap | None = None
+        self._window = FeatureWindow(0)
 
     @property
     def session(self) -> str:
@@ -71,6 +75,13 @@ class VerifierSession:
         """The other side can take tokens up to here."""
         self._credit = max(self._credit or 0, credit.until)
 
+    def tap(self, tap: Tap) -> None:
+        """Commits bring these hidden states from now on; asked again, they begin with what is still there."""
+        if tap == self._tap:
+            self._window.rewind()
+            return
+        self._tap, self._window = tap if tap.taps else None, FeatureWindow(tap.history)
+
     def path(self) -> Path:
         """The drafts that the next step could check."""
         return self._tree.path(max(0, min(self.spec.max_draft, self._room - 1)))
@@ -93,12 +104,14 @@ class VerifierSession:
             tokens=pending + self._path.token_ids,
             num_draft=len(self._path),
             sample=is_last,
+            taps=() if self._tap is None else (self._tap,),
         )
         return self._item
 
     def apply(self, outcome: StepOutcome, timings: StepTimings) -> Commit | None:
         """Commit what the target said; None for a chunk of prefill."""
         item, self._item = self._item, None
+        self._keep_features(item, outcome)
         if item is None or not item.sample:
             self._cached += len(item.tokens) if item else 0
             return None
@@ -117,7 +130,14 @@ class VerifierSession:
             accepted=outcome.accepted,
             finish=finish,
             timings=timings,
+            features=None if finish else self._window.take(),
         )
+
+    def _keep_features(self, item: StepItem | None, outcome: StepOutcome) -> None:
+        """A step that began before the tap brings nothing, or what was wanted before."""
+        for tap, frame in zip(item.taps if item else (), outcome.features, strict=False):
+            if tap == self._tap:
+                self._window.add(frame)
 
     def _learn(self, outcome: StepOutcome) -> None:
         if self._path:

@@ -34,10 +34,13 @@ class VerifierMetrics:
         self._draft_tokens = _counter(Metric.DRAFT_TOKENS, registry)
         self._accepted_tokens = _counter(Metric.ACCEPTED_TOKENS, registry)
         self._accepted_per_pos = _counter(Metric.ACCEPTED_PER_POS, registry)
+        self._feature_bytes = _counter(Metric.FEATURE_BYTES, registry)
 
     def commit(self, commit: Commit) -> None:
         """Count one session's share of a step."""
         self._generation_tokens.inc(len(commit.token_ids))
+        if commit.features is not None:
+            self._feature_bytes.inc(len(commit.features.bf16))
         if commit.drafted:
             self._drafts.inc()
             self._draft_tokens.inc(commit.drafted)
@@ -54,6 +57,12 @@ class DrafterMetrics:
         self.draft_seconds = _histogram(Metric.DRAFT_SECONDS, registry)
         self.drafted_tokens = _counter(Metric.DRAFTED_TOKENS, registry)
         self.reloads = _counter(Metric.RELOADS, registry)
+        self._feature_bytes = _counter(Metric.FEATURE_BYTES, registry)
+
+    def commit(self, commit: Commit) -> None:
+        """Count what came with it."""
+        if commit.features is not None:
+            self._feature_bytes.inc(len(commit.features.bf16))
 
 
 class CoordinatorMetrics:

@@ -84,6 +84,7 @@ class Metric:
     DRAFT_SECONDS = Instrument("paceline_draft_seconds", "histogram", "Time of a drafting call.", buckets=_STEP_S)
     DRAFTED_TOKENS = Instrument("paceline_drafted_tokens", "counter", "Tokens guessed.")
     RELOADS = Instrument("paceline_reloads", "counter", "Times that weights were loaded anew.", ("result",))
+    FEATURE_BYTES = Instrument("paceline_feature_bytes", "counter", "Bytes of hidden states, sent or received.")
     REQUESTS = Instrument("paceline_request_success", "counter", "Requests by how they ended.", ("finished_reason",))
     REQUEST_SECONDS = Instrument(
         "paceline_e2e_request_latency_seconds", "histogram", "Time of a request.", buckets=_REQUEST_S

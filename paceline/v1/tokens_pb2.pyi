@@ -551,29 +551,65 @@ Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
 
 @_typing.final
 class FeatureFrame(_message.Message):
-    """Hidden states of committed positions, for drafters that declare such a need."""
+    """The target's hidden states at consecutive committed positions, for drafters that need them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    LAYER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    NUM_ROWS_FIELD_NUMBER: _builtins.int
     BF16_FIELD_NUMBER: _builtins.int
-    layer: _builtins.int
-    """Layer index."""
+    start: _builtins.int
+    """Position of the first row."""
+    num_rows: _builtins.int
+    """Rows, at least one."""
     bf16: _builtins.bytes
-    """Row-major bf16, little-endian, [tokens, hidden]."""
+    """Row-major bfloat16, little-endian, [num_rows, taps * hidden size], in the order of the taps."""
     def __init__(
         self,
         *,
-        layer: _builtins.int = ...,
+        start: _builtins.int = ...,
+        num_rows: _builtins.int = ...,
         bf16: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bf16", b"bf16", "layer", b"layer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bf16", b"bf16", "num_rows", b"num_rows", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureFrame: _TypeAlias = FeatureFrame  # noqa: Y015
+
+@_typing.final
+class Tap(_message.Message):
+    """Asks for hidden states of a session's committed positions; commits bring them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TAPS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    history: _builtins.int
+    """Rows that the first frame may go back, as far as they are still there."""
+    @_builtins.property
+    def taps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """After so many layers; -1 is the normalised output of the last one. Empty ends it."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        taps: _abc.Iterable[_builtins.int] | None = ...,
+        history: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "session_id", b"session_id", "taps", b"taps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tap: _TypeAlias = Tap  # noqa: Y015
 
 @_typing.final
 class Commit(_message.Message):
@@ -609,8 +645,8 @@ class Commit(_message.Message):
         """Reserved for log-probabilities, one per token; refused today."""
 
     @_builtins.property
-    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureFrame]:
-        """Reserved for drafters that need hidden states; refused today."""
+    def features(self) -> Global___FeatureFrame:
+        """After a Tap: rows not sent before, up to the token before the newest."""
 
     @_builtins.property
     def timings(self) -> Global___StepTimings:
@@ -623,13 +659,13 @@ class Commit(_message.Message):
         start: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
-        features: _abc.Iterable[Global___FeatureFrame] | None = ...,
+        features: Global___FeatureFrame | None = ...,
         drafted: _builtins.int = ...,
         accepted: _builtins.int = ...,
         finish: Global___FinishReason.ValueType = ...,
         timings: Global___StepTimings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "drafted", b"drafted", "features", b"features", "finish", b"finish", "logprobs", b"logprobs", "session_id", b"session_id", "start", b"start", "timings", b"timings", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

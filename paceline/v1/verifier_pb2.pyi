@@ -53,6 +53,7 @@ class VerifierCommand(_message.Message):
     DRAFT_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
+    TAP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> _tokens_pb2.SessionSpec:
         """Start a session; it decodes at once, with or without drafts."""
@@ -69,6 +70,10 @@ class VerifierCommand(_message.Message):
     def credit(self) -> _tokens_pb2.Credit:
         """Commits may reach up to here; without one they are unlimited."""
 
+    @_builtins.property
+    def tap(self) -> _tokens_pb2.Tap:
+        """Commits bring hidden states from now on."""
+
     def __init__(
         self,
         *,
@@ -76,12 +81,13 @@ class VerifierCommand(_message.Message):
         draft: _tokens_pb2.Draft | None = ...,
         close: _tokens_pb2.Close | None = ...,
         credit: _tokens_pb2.Credit | None = ...,
+        tap: _tokens_pb2.Tap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "credit", b"credit", "draft", b"draft", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "credit", b"credit", "draft", b"draft", "kind", b"kind", "open", b"open", "tap", b"tap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "credit", b"credit", "draft", b"draft", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "credit", b"credit", "draft", b"draft", "kind", b"kind", "open", b"open", "tap", b"tap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "draft", "close", "credit"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "draft", "close", "credit", "tap"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -189,6 +195,8 @@ class DescribeVerifierResponse(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    NUM_LAYERS_FIELD_NUMBER: _builtins.int
+    HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Model name, for people."""
     model_digest: _builtins.str
@@ -209,6 +217,10 @@ class DescribeVerifierResponse(_message.Message):
     """Such as cpu or cuda."""
     dtype: _builtins.str
     """Such as bfloat16."""
+    num_layers: _builtins.int
+    """Taps lie between 1 and below this, or are -1."""
+    hidden_size: _builtins.int
+    """Width of its hidden states; 0: it gives none."""
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """End-of-sequence ids."""
@@ -227,10 +239,12 @@ class DescribeVerifierResponse(_message.Message):
         exact: _builtins.bool = ...,
         device: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        num_layers: _builtins.int = ...,
+        hidden_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "exact", b"exact", "max_context", b"max_context", "max_sessions", b"max_sessions", "model_digest", b"model_digest", "name", b"name", "numerics_id", b"numerics_id", "stop_token_ids", b"stop_token_ids", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "exact", b"exact", "hidden_size", b"hidden_size", "max_context", b"max_context", "max_sessions", b"max_sessions", "model_digest", b"model_digest", "name", b"name", "num_layers", b"num_layers", "numerics_id", b"numerics_id", "stop_token_ids", b"stop_token_ids", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,14 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from paceline.config.settings import VerifierSettings
 from paceline.core.types import SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
+from paceline.models.frames import make_frames, union_of_taps
 from paceline.models.invariance import Invariance, settle
 from paceline.models.loading import choose_dtype, load, prepare
+from paceline.models.rows import Output
 from paceline.models.runner import Feed, ModelRunner
 from paceline.models.sampling import RowSampler
 from paceline.models.threads import use_threads
@@ -33,7 +36,7 @@ class _Session:
 class TorchVerifier:
     """``core.ports.VerifierBackend``; computes in one worker thread of its own."""
 
-    def __init__(self, runner: ModelRunner, invariance: Invariance, worker: ThreadPoolExecutor) -> None:
+    def __init__(self, runner: ModelRunner, invariance: Invariance, worker: Executor) -> None:
         loaded = runner.loaded
         self._runner = runner
         self._worker = worker
@@ -50,6 +53,8 @@ class TorchVerifier:
             exact=invariance.is_exact,
             device="cpu",
             dtype=str(loaded.dtype).removeprefix("torch."),
+            num_layers=loaded.num_layers,
+            hidden_size=loaded.hidden_size,
         )
 
     @classmethod
@@ -89,10 +94,17 @@ class TorchVerifier:
     def _step(self, items: Sequence[StepItem]) -> StepResult:
         started = time.perf_counter()
         feeds = [Feed(one.session, one.start, one.tokens, one.num_draft + 1 if one.sample else 0) for one in items]
-        logits = self._runner.logits(feeds)
+        taps = union_of_taps(items)
+        outputs = self._runner.run(feeds, taps)
         computed = time.perf_counter()
-        outcomes = tuple(self._sample(item, rows) for item, rows in zip(items, logits, strict=True))
+        outcomes = tuple(self._judge(item, output, taps) for item, output in zip(items, outputs, strict=True))
         return StepResult(outcomes, computed - started, time.perf_counter() - computed)
+
+    def _judge(self, item: StepItem, output: Output, taps: tuple[int, ...]) -> StepOutcome:
+        outcome = self._sample(item, output.logits)
+        if not item.taps:
+            return outcome
+        return replace(outcome, features=make_frames(item, outcome.accepted, output.features, taps))
 
     def _sample(self, item: StepItem, logits: torch.Tensor) -> StepOutcome:
         """The target's tokens from the first uncommitted position on, as long as the drafts say the same."""

@@ -20,6 +20,7 @@ from paceline.core.types import (
     Draft,
     DrafterInfo,
     Drain,
+    FeatureFrame,
     FinishReason,
     Needs,
     Profile,
@@ -29,9 +30,11 @@ from paceline.core.types import (
     SessionSpec,
     StepTimings,
     StopRules,
+    Tap,
     TraceContext,
     VerifierInfo,
 )
+from paceline.speculation.features import check_frame
 from paceline.v1 import drafter_pb2, tokens_pb2, verifier_pb2
 
 _SAMPLERS = {
@@ -265,12 +268,15 @@ def commit_to_pb(commit: Commit) -> tokens_pb2.Commit:
     )
     if commit.finish is not None:
         message.finish = FINISH_REASONS[commit.finish]
+    if commit.features is not None:
+        frame = commit.features
+        message.features.CopyFrom(tokens_pb2.FeatureFrame(start=frame.start, num_rows=frame.num_rows, bf16=frame.bf16))
     return message
 
 
 def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
-    """An unknown finish reason raises ``InvalidRequest``."""
-    refuse(message, "logprobs", "features")
+    """An unknown finish reason, or hidden states of a wrong size or place, raise ``InvalidRequest``."""
+    refuse(message, "logprobs")
     finish = None
     if message.finish:
         if message.finish not in FINISH_REASONS_BACK:
@@ -290,7 +296,26 @@ def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
             duration_from_pb(timings.sample, "timings.sample"),
             timings.started_unix_ns,
         ),
+        features=_features(message),
     )
+
+
+def _features(message: tokens_pb2.Commit) -> FeatureFrame | None:
+    if not message.HasField("features"):
+        return None
+    frame = FeatureFrame(message.features.start, message.features.num_rows, message.features.bf16)
+    check_frame(frame, message.start + len(message.token_ids))
+    return frame
+
+
+def tap_to_pb(tap: Tap) -> tokens_pb2.Tap:
+    """Hidden states that are wanted."""
+    return tokens_pb2.Tap(session_id=tap.session, taps=tap.taps, history=tap.history)
+
+
+def tap_from_pb(message: tokens_pb2.Tap) -> Tap:
+    """The inverse; whether there are such layers is the verifier's to say."""
+    return Tap(_session(message.session_id), tuple(message.taps), message.history)
 
 
 def credit_to_pb(credit: Credit) -> tokens_pb2.Credit:
@@ -346,6 +371,9 @@ def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse
         needs_same_tokenizer=info.needs.same_tokenizer,
         max_sessions=info.max_sessions,
         max_window=info.max_window,
+        needs_history=info.needs.history,
+        needs_hidden_size=info.needs.hidden_size,
+        needs_are_optional=info.needs.is_optional,
     )
 
 
@@ -356,7 +384,13 @@ def drafter_info_from_pb(message: drafter_pb2.DescribeDrafterResponse) -> Drafte
         model_digest=message.model_digest,
         tokenizer_digest=message.tokenizer_digest,
         vocab_size=message.vocab_size,
-        needs=Needs(tuple(message.needs_hidden_states), message.needs_same_tokenizer),
+        needs=Needs(
+            hidden_states=tuple(message.needs_hidden_states),
+            history=message.needs_history,
+            same_tokenizer=message.needs_same_tokenizer,
+            hidden_size=message.needs_hidden_size,
+            is_optional=message.needs_are_optional,
+        ),
         max_sessions=message.max_sessions,
         max_window=message.max_window,
     )
@@ -376,6 +410,8 @@ def verifier_info_to_pb(info: VerifierInfo) -> verifier_pb2.DescribeVerifierResp
         exact=info.exact,
         device=info.device,
         dtype=info.dtype,
+        num_layers=info.num_layers,
+        hidden_size=info.hidden_size,
     )
 
 
@@ -393,4 +429,6 @@ def verifier_info_from_pb(message: verifier_pb2.DescribeVerifierResponse) -> Ver
         exact=message.exact,
         device=message.device,
         dtype=message.dtype,
+        num_layers=message.num_layers,
+        hidden_size=message.hidden_size,
     )

@@ -16,6 +16,7 @@ from paceline.core.types import (
     Drain,
     Refused,
     SessionSpec,
+    Tap,
     VerifierCommand,
     VerifierEvent,
 )
@@ -30,6 +31,7 @@ _TO_PB: dict[type, tuple[str, Callable[[Any], Any]]] = {
     Commit: ("commit", codec.commit_to_pb),
     Close: ("close", codec.close_to_pb),
     Credit: ("credit", codec.credit_to_pb),
+    Tap: ("tap", codec.tap_to_pb),
     Refused: ("refused", codec.refused_to_pb),
     Drain: ("drain", codec.drain_to_pb),
 }
@@ -39,6 +41,7 @@ _FROM_PB: dict[str, Callable[[Any], Any]] = {
     "commit": codec.commit_from_pb,
     "close": codec.close_from_pb,
     "credit": codec.credit_from_pb,
+    "tap": codec.tap_from_pb,
     "refused": codec.refused_from_pb,
     "drain": codec.drain_from_pb,
 }

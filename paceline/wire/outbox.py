@@ -1,7 +1,7 @@
 """What waits for a stream: sent together as soon as the stream takes it, and never more than what still matters.
 
-Bounded by coalescing: a newer draft or credit replaces the waiting one of its session, a Close drops both, and towards
-drafters contiguous commits become one. Commits to a coordinator are bounded by its credit.
+Bounded by coalescing: a newer draft, credit or tap replaces the waiting one of its session, a Close drops them, and
+towards drafters contiguous commits become one. Commits to a coordinator are bounded by its credit.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from paceline.core.types import Close, Commit, Credit, Draft, SessionSpec
+from paceline.core.types import Close, Commit, Credit, Draft, SessionSpec, Tap
+from paceline.speculation.features import join
 
 EventT = TypeVar("EventT")
 
 MAX_CONTEXT = 262_144
 """Context tokens of sessions opened by one message: at most 5 bytes each, so that it stays far below 4 MiB."""
+TOKEN_BYTES = 5
+"""A token id takes at most so many bytes; hidden states count by their size."""
 
 
 class Outbox(Generic[EventT]):
@@ -38,8 +41,8 @@ class Outbox(Generic[EventT]):
         if self._is_closed:
             return
         if isinstance(event, Close):
-            self._waiting.pop((Draft, event.session), None)
-            self._waiting.pop((Credit, event.session), None)
+            for kind in (Draft, Credit, Tap):
+                self._waiting.pop((kind, event.session), None)
         if isinstance(event, Close | SessionSpec):
             self._last_commit.pop(event.session, None)
         key = self._key(event)
@@ -49,7 +52,7 @@ class Outbox(Generic[EventT]):
 
     def _key(self, event: EventT) -> object:
         """Where the event waits; None when it was merged into one that already does."""
-        if isinstance(event, Draft | Credit):
+        if isinstance(event, Draft | Credit | Tap):
             key = (type(event), event.session)
             self._waiting.pop(key, None)
             return key
@@ -65,7 +68,12 @@ class Outbox(Generic[EventT]):
         before = self._waiting.get(key)
         if not isinstance(before, Commit) or before.start + len(before.token_ids) != event.start:
             return False
-        merged = replace(before, token_ids=before.token_ids + event.token_ids, finish=event.finish)
+        merged = replace(
+            before,
+            token_ids=before.token_ids + event.token_ids,
+            finish=event.finish,
+            features=join(before.features, event.features),
+        )
         self._waiting[key] = merged
         return True
 
@@ -85,13 +93,22 @@ class Outbox(Generic[EventT]):
                 return
 
     def _take(self) -> list[EventT]:
-        """All that waits, but no more contexts than fit one message; after an outage many sessions open at once."""
+        """All that waits, but no more contexts and hidden states than fit one message; the rest goes in the next."""
         batch: list[EventT] = []
-        num_tokens = 0
+        num_bytes = 0
         for key, event in list(self._waiting.items()):
-            num_tokens += len(event.context) if isinstance(event, SessionSpec) else 0
-            if batch and num_tokens > MAX_CONTEXT:
+            num_bytes += _weight(event)
+            if batch and num_bytes > MAX_CONTEXT * TOKEN_BYTES:
                 return batch
             batch.append(self._waiting.pop(key))
         self._last_commit.clear()
         return batch
+
+
+def _weight(event: object) -> int:
+    """Bytes of what makes messages large: after an outage many sessions open at once, and prompts have many rows."""
+    if isinstance(event, SessionSpec):
+        return len(event.context) * TOKEN_BYTES
+    if isinstance(event, Commit) and event.features is not None:
+        return len(event.features.bf16)
+    return 0

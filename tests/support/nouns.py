@@ -25,6 +25,7 @@ from paceline.core.types import (
     Draft,
     DrafterInfo,
     Drain,
+    FeatureFrame,
     FinishReason,
     Needs,
     Profile,
@@ -34,6 +35,7 @@ from paceline.core.types import (
     SessionSpec,
     StepTimings,
     StopRules,
+    Tap,
     TraceContext,
     VerifierInfo,
 )
@@ -100,16 +102,33 @@ draft = st.builds(
     confidences=confidences,
     branches=st.lists(branch, max_size=3).map(tuple),
 )
-commit = st.builds(
-    Commit,
-    session,
-    start=u32,
-    token_ids=context,
-    drafted=u32,
-    accepted=u32,
-    finish=st.none() | st.sampled_from(FinishReason),
-    timings=st.builds(StepTimings, seconds, seconds, seconds, u64),
-)
+
+
+@st.composite
+def commits(draw: st.DrawFn) -> Commit:
+    """Its hidden states, if any, are of positions below its last token."""
+    start, token_ids = draw(u32), draw(context)
+    rows = draw(st.lists(st.binary(min_size=6, max_size=6), max_size=4))
+    end = min(start + len(token_ids) - 1, 2**32 - 1)
+    first = end - len(rows)
+    frame = FeatureFrame(first, len(rows), b"".join(rows)) if rows and first >= 0 else None
+    return draw(
+        st.builds(
+            Commit,
+            session,
+            start=st.just(start),
+            token_ids=st.just(token_ids),
+            drafted=u32,
+            accepted=u32,
+            finish=st.none() | st.sampled_from(FinishReason),
+            timings=st.builds(StepTimings, seconds, seconds, seconds, u64),
+            features=st.just(frame),
+        )
+    )
+
+
+commit = commits()
+tap = st.builds(Tap, session, st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4).map(tuple), u32)
 credit = st.builds(Credit, session, u32)
 refused = st.builds(Refused, session, text, text, st.booleans())
 drain = st.builds(Drain, text)
@@ -120,7 +139,14 @@ drafter_info = st.builds(
     model_digest=text,
     tokenizer_digest=text,
     vocab_size=u32,
-    needs=st.builds(Needs, tokens, st.booleans()),
+    needs=st.builds(
+        Needs,
+        hidden_states=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4).map(tuple),
+        history=u32,
+        same_tokenizer=st.booleans(),
+        hidden_size=u32,
+        is_optional=st.booleans(),
+    ),
     max_sessions=u32,
     max_window=u32,
 )
@@ -137,6 +163,8 @@ verifier_info = st.builds(
     exact=st.booleans(),
     device=text,
     dtype=text,
+    num_layers=u32,
+    hidden_size=u32,
 )
 
 chat = st.lists(st.builds(ChatMessage, text, text), max_size=3).map(lambda turns: Chat(tuple(turns)))

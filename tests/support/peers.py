@@ -76,7 +76,8 @@ async def _forever() -> None:
 
 
 @asynccontextmanager
-async def _peer(way: str, runtime: Any, register: Register, connect: Any, service: str) -> AsyncIterator[Peer]:
+async def connected_peer(way: str, runtime: Any, register: Register, connect: Any, service: str) -> AsyncIterator[Peer]:
+    """A runtime at work behind a link, in memory or over gRPC."""
     async with (
         asyncio.timeout(PATIENCE_S),
         running(runtime.run(), _forever()),
@@ -105,7 +106,7 @@ async def verifying(way: str) -> AsyncIterator[Peer]:
     def register(server: grpc.aio.Server) -> None:
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(VerifierServicer(runtime), server)
 
-    async with _peer(way, runtime, register, GrpcVerifierLink, "paceline.v1.VerifierService") as peer:
+    async with connected_peer(way, runtime, register, GrpcVerifierLink, "paceline.v1.VerifierService") as peer:
         yield peer
 
 
@@ -120,5 +121,5 @@ async def drafting(way: str, agreement: float = 1.0) -> AsyncIterator[Peer]:
     def register(server: grpc.aio.Server) -> None:
         drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime, reloader), server)
 
-    async with _peer(way, runtime, register, GrpcDrafterLink, "paceline.v1.DrafterService") as peer:
+    async with connected_peer(way, runtime, register, GrpcDrafterLink, "paceline.v1.DrafterService") as peer:
         yield peer

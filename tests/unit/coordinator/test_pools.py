@@ -11,13 +11,14 @@ from itertools import pairwise
 import pytest
 from looptime import LoopTimeProxy
 
-from coordinator.pools import DESCRIBE_S, Member, Pool, can_draft, check_tokenizer, misfit
+from coordinator.pools import DESCRIBE_S, Member, Pool, can_draft, check_tokenizer, misfit, tap_for
 from paceline.core.errors import InvalidRequest, Mismatch, PacelineError
 from paceline.core.types import (
     Commit,
     Credit,
     DrafterInfo,
     Needs,
+    Tap,
     VerifierCommand,
     VerifierEvent,
     VerifierInfo,
@@ -332,14 +333,45 @@ def test_verifiers_that_name_no_tokenizer_are_taken_as_they_are() -> None:
         ),
         (
             replace(DRAFTER, needs=Needs(hidden_states=(4,))),
-            "Drafter helper needs hidden states, which verifier target does not send; "
-            "use a drafter that works on token ids.",
+            "Drafter helper needs hidden states: verifier target gives no hidden states. "
+            "Or use a drafter that works on token ids.",
         ),
+        (replace(DRAFTER, needs=Needs(hidden_states=(4,), is_optional=True)), ""),
     ],
 )
 def test_a_drafter_fits_a_verifier_or_there_is_a_reason(drafter: DrafterInfo, reason: str) -> None:
     assert misfit(drafter, INFO) == reason
     assert can_draft(drafter, INFO) is (reason == "")
+
+
+REMEDY = "Or use a drafter that works on token ids."
+
+
+@pytest.mark.parametrize(
+    ("needs", "reason"),
+    [
+        (Needs(), ""),
+        (Needs(hidden_states=(1, 29, -1), hidden_size=576), ""),
+        (Needs(hidden_states=(-1,)), ""),
+        (Needs(hidden_states=(30,)), "there is no tap 30 in verifier target; use 1 to 29, or -1 for the last"),
+        (Needs(hidden_states=(-1, 0)), "there is no tap 0 in verifier target; use 1 to 29, or -1 for the last"),
+        (Needs(hidden_states=(-2,)), "there is no tap -2 in verifier target; use 1 to 29, or -1 for the last"),
+        (Needs(hidden_states=(-1,), hidden_size=64), "hidden states have 576 numbers in verifier target, not 64"),
+    ],
+)
+def test_needed_hidden_states_are_compared_with_what_the_verifier_has(needs: Needs, reason: str) -> None:
+    deep, drafter = replace(INFO, num_layers=30, hidden_size=576), replace(DRAFTER, needs=needs)
+    assert misfit(drafter, deep) == (f"Drafter helper needs hidden states: {reason}. {REMEDY}" if reason else "")
+    assert can_draft(drafter, deep) is (reason == "")
+    wanted = Tap("s", needs.hidden_states, 1) if needs.hidden_states and not reason else Tap("s")
+    assert tap_for("s", drafter, deep) == wanted
+
+
+def test_nothing_is_tapped_where_either_side_is_away_or_the_drafter_can_do_without() -> None:
+    drafter = replace(DRAFTER, needs=Needs(hidden_states=(-1,), history=64, is_optional=True))
+    assert tap_for("s", drafter, replace(INFO, num_layers=30, hidden_size=576)) == Tap("s", (-1,), 64)
+    assert tap_for("s", drafter, INFO) == Tap("s")
+    assert tap_for("s", None, INFO) == tap_for("s", drafter, None) == Tap("s")
 
 
 def test_a_drafter_for_any_tokenizer_fits_a_verifier_without_one() -> None:

@@ -20,9 +20,12 @@ from paceline.core.types import (
     Credit,
     Draft,
     DrafterInfo,
+    FeatureFrame,
     FinishReason,
+    Needs,
     Refused,
     SessionSpec,
+    Tap,
     Tokens,
     VerifierInfo,
 )
@@ -32,7 +35,9 @@ from paceline.testing.stores import UnreliableStore
 from paceline.testing.system import LocalSystem, local_system
 
 pytestmark = pytest.mark.looptime
-INFO = VerifierInfo("target", "model", "", "numerics", len(LETTERS), max_context=1000, max_sessions=4)
+INFO = VerifierInfo(
+    "target", "model", "", "numerics", len(LETTERS), max_context=1000, max_sessions=4, num_layers=6, hidden_size=2
+)
 PROMPT = (1, 2, 3)
 REQUEST = GenerateRequest(PROMPT, request_id="r1", max_tokens=8, seed=7)
 
@@ -71,11 +76,14 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    request: GenerateRequest = REQUEST, settings: CoordinatorSettings | None = None, num_verifiers: int = 1
+    request: GenerateRequest = REQUEST,
+    settings: CoordinatorSettings | None = None,
+    num_verifiers: int = 1,
+    needs: Needs | None = None,
 ) -> AsyncIterator[Stage]:
     """A request that was opened at one verifier and one drafter; with two verifiers, they speak as one."""
     store, verifier = UnreliableStore(), VerifierPuppet(INFO)
-    drafter = DrafterPuppet(DrafterInfo("helper", vocab_size=len(LETTERS)))
+    drafter = DrafterPuppet(DrafterInfo("helper", vocab_size=len(LETTERS), needs=needs or Needs()))
     async with local_system(
         [lambda clock: verifier] * num_verifiers,
         [lambda clock: drafter],
@@ -519,3 +527,42 @@ async def test_finished_is_the_last_event() -> None:
         stage.commit(3, 5, finish=FinishReason.STOP)
         events = [event async for event in stage.events]
         assert [type(event) for event in events] == [Chunk, Finished]
+
+
+FRAME = FeatureFrame(0, 3, bytes(12))
+NEEDS = Needs(hidden_states=(-1,), history=5)
+
+
+async def test_hidden_states_are_asked_for_behind_the_opening_and_go_to_the_drafter_alone() -> None:
+    async with staged(needs=NEEDS) as stage:
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session, (-1,), 5)
+        stage.verifier.say(Commit(stage.spec.session, 3, (5, 6), features=FRAME))
+        assert (await stage.drafter.hear(Commit)).features == FRAME
+        assert await anext(stage.events) == Chunk(0, (5, 6), "fg")
+
+
+async def test_a_drafter_that_works_on_tokens_gets_no_hidden_states() -> None:
+    async with staged() as stage:
+        stage.verifier.say(Commit(stage.spec.session, 3, (5, 6), features=FRAME))
+        assert (await stage.drafter.hear(Commit)).features is None
+        stage.verifier.say(Refused(stage.spec.session, "UNAVAILABLE", "gone", True))
+        await stage.verifier.hear(SessionSpec)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await stage.verifier.hear(Tap)
+
+
+async def test_another_verifier_is_asked_for_them_too() -> None:
+    async with staged(needs=NEEDS) as stage:
+        await stage.verifier.hear(Tap)
+        stage.verifier.say(Refused(stage.spec.session, "UNAVAILABLE", "gone", True))
+        await stage.verifier.hear(SessionSpec)
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session, (-1,), 5)
+
+
+async def test_a_drafter_that_goes_ends_the_tap_and_one_that_comes_begins_it_anew() -> None:
+    async with staged(needs=NEEDS) as stage:
+        await stage.verifier.hear(Tap)
+        stage.drafter.say(Refused(stage.spec.session, "RESOURCE_EXHAUSTED", "full", True))
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session)
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session, (-1,), 5)

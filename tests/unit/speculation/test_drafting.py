@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Branch, Commit, Credit, Draft, Guess, SamplingParams, SessionSpec, StopRules, Tokens
+from paceline.core.types import (
+    Branch,
+    Commit,
+    Credit,
+    Draft,
+    FeatureFrame,
+    Guess,
+    Needs,
+    SamplingParams,
+    SessionSpec,
+    StopRules,
+    Tokens,
+)
 from paceline.speculation.drafting import DraftingSession
 
 SPEC = SessionSpec("s", (1, 2, 3), 3, SamplingParams(), StopRules(100), window=6)
@@ -271,3 +283,49 @@ def test_a_session_that_is_taken_up_has_all_its_committed_tokens_as_context() ->
     one.extend(one.job(6), Guess("s", (4, 5, 6)))  # type: ignore[arg-type]
     one.commit(commit(3, 4, 9))
     assert one.as_opened_now() == replace(one.spec, context=(1, 2, 3, 4, 9))
+
+
+def with_features(start: int, *tokens: int, rows: tuple[int, int], width: int = 4) -> Commit:
+    first, end = rows
+    return replace(commit(start, *tokens), features=FeatureFrame(first, end - first, bytes(width) * (end - first)))
+
+
+def hungry(history: int = 8) -> DraftingSession:
+    return DraftingSession(SPEC, max_window=64, needs=Needs((1, -1), history, hidden_size=1))
+
+
+def test_hidden_states_come_with_the_next_job_and_only_with_that() -> None:
+    one = hungry()
+    one.commit(with_features(3, 4, 5, rows=(0, 4)))
+    one.commit(with_features(5, 6, rows=(4, 5)))
+    job = one.job(2)
+    assert job is not None
+    assert job.features == (FeatureFrame(0, 5, bytes(20)),)
+    one.extend(job, Guess("s", (7, 8)))
+    later = one.job(2)
+    assert later is not None
+    assert later.features == ()
+
+
+def test_hidden_states_that_wait_for_a_job_are_no_more_than_are_of_use() -> None:
+    one = hungry(history=3)
+    for at in range(3, 20):
+        one.commit(with_features(at, 9, rows=(at - 1, at)))
+    job = one.job(2)
+    assert job is not None
+    assert job.features == (FeatureFrame(16, 3, bytes(12)),)
+
+
+def test_hidden_states_that_nobody_asked_for_are_dropped() -> None:
+    one = session()
+    one.commit(with_features(3, 4, rows=(0, 3)))
+    job = one.job(2)
+    assert job is not None
+    assert job.features == ()
+
+
+def test_hidden_states_of_another_model_or_of_tokens_to_come_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="rows of 6 bytes, but 2 hidden states of 1 numbers have 4"):
+        hungry().commit(with_features(3, 4, rows=(0, 3), width=6))
+    with pytest.raises(InvalidRequest, match="up to position 3, but the newest committed token is at 3"):
+        hungry().commit(with_features(3, 4, rows=(0, 4)))

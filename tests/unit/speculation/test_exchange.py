@@ -19,14 +19,17 @@ from paceline.core.types import (
     Credit,
     Draft,
     DraftJob,
+    FeatureFrame,
     FinishReason,
     Guess,
+    Needs,
     SamplingParams,
     SessionSpec,
     StepItem,
     StepOutcome,
     StepTimings,
     StopRules,
+    Tap,
     Tokens,
 )
 from paceline.speculation.batching import Batcher, Limits
@@ -41,6 +44,11 @@ SPEC = SessionSpec("s", (1, 2, 3), 3, SamplingParams(), StopRules(24), max_draft
 
 def target(context: Sequence[int]) -> int:
     return hash((len(context), *context[-4:])) % VOCAB
+
+
+def row(context: Sequence[int]) -> bytes:
+    """The hidden state of the last token of ``context``."""
+    return (hash(tuple(context)) % 2**32).to_bytes(4, "little")
 
 
 def reference(spec: SessionSpec) -> Tokens:
@@ -70,7 +78,13 @@ class Backend:
             out.append(target(self._cache[:at]))
             if at == len(self._cache) or self._cache[at] != out[-1]:
                 break
-        return StepOutcome(item.session, tuple(out), max(0, len(out) - 1))
+        accepted = max(0, len(out) - 1)
+        frames = tuple(self._frame(item.start, known + accepted, tap.history) for tap in item.taps)
+        return StepOutcome(item.session, tuple(out), accepted, frames)
+
+    def _frame(self, start: int, end: int, history: int) -> FeatureFrame:
+        first = max(start, end - history)
+        return FeatureFrame(first, end - first, b"".join(row(self._cache[: at + 1]) for at in range(first, end)))
 
 
 @dataclass
@@ -95,6 +109,8 @@ class World:
         self.history: list[Commit] = []
         self.job: DraftJob | None = None
         self.credit: int | None = None
+        self.tap = Tap("s", (-1,), self.random.randint(1, 9))
+        self.handed = 0
         self.verifier_is_replaced()
         self.drafter_is_replaced()
 
@@ -125,6 +141,17 @@ class World:
     def drafter_starts_a_guess(self) -> None:
         if self.job is None:
             self.job = self.drafter.job(self.random.randint(1, 8))
+            self._look_at_features(self.job.features if self.job else ())
+
+    def _look_at_features(self, frames: tuple[FeatureFrame, ...]) -> None:
+        """Each row is that of its committed position, and none is handed out twice."""
+        for frame in frames:
+            assert self.handed <= frame.start
+            assert frame.end == self.drafter.position - 1 or self.finish is not None
+            assert frame.num_rows <= self.tap.history
+            rows = [row(self.committed[: at + 1]) for at in range(frame.start, frame.end)]
+            assert frame.bf16 == b"".join(rows)
+            self.handed = frame.end
 
     def drafter_ends_its_guess(self) -> None:
         if self.job is None:
@@ -206,13 +233,22 @@ class World:
             spec = replace(self.spec, context=tuple(self.committed))
             self.verifier = VerifierSession(spec, max_context=MAX_CONTEXT, vocab_size=VOCAB)
             self.backend, self.batcher = Backend(), Batcher(self.limits)
+            self.verifier.tap(self.tap)
             if self.credit is not None:
                 self.verifier.grant(Credit("s", self.credit))
+
+    def tap_is_asked_for_again(self) -> None:
+        self.verifier.tap(self.tap)
+
+    def tap_changes(self) -> None:
+        self.verifier.tap(Tap("s"))
+        self.verifier.tap(self.tap)
 
     def drafter_is_replaced(self) -> None:
         self.commits, self.job = [], None
         spec = replace(self.spec, context=tuple(self.committed))
-        self.drafter = DraftingSession(spec, max_window=64)
+        self.drafter = DraftingSession(spec, max_window=64, needs=Needs((-1,), self.tap.history))
+        self.handed = 0
 
 
 EVENTS: dict[str, Callable[[World], None]] = {

@@ -27,6 +27,7 @@ from paceline.core.types import (
     StepItem,
     StepResult,
     StopRules,
+    Tap,
     Tokens,
 )
 from paceline.telemetry.metrics import VerifierMetrics
@@ -578,3 +579,12 @@ async def test_every_prompt_token_is_counted_once_also_those_of_the_chunk_that_s
     await peer.vanish()
     running.cancel()
     await asyncio.wait((running,))
+
+
+async def test_a_target_without_hidden_states_refuses_to_be_tapped_and_takes_an_end_of_it() -> None:
+    async with serving() as (_, peer):
+        peer.say(SPEC, Tap("s"), replace(SPEC, session="t"), Tap("t", (-1,), 4))
+        refused = await peer.hear(Refused)
+        assert (refused.session, refused.code, refused.retryable) == ("t", "INVALID_ARGUMENT", False)
+        assert refused.message == "taps: verifier synthetic-64 gives no hidden states."
+        assert (await finish(peer, SPEC))["s"] == reference(PROMPT, 20)

@@ -15,6 +15,7 @@ from support import nouns
 
 from paceline.core.errors import InvalidRequest, PacelineError, Unsupported
 from paceline.core.types import Profile, Sampler, SamplingParams, SessionSpec, StopRules
+from paceline.speculation.features import MAX_FRAME_BYTES
 from paceline.v1 import coordinator_pb2 as pb
 from paceline.v1 import diagnostics_pb2, drafter_pb2, tokens_pb2, verifier_pb2
 from paceline.wire import codec, coordinator_codec, diagnostics
@@ -28,6 +29,7 @@ PAIRS: dict[str, tuple[st.SearchStrategy[Any], ToPb, FromPb]] = {
     "session": (nouns.spec, codec.session_spec_to_pb, codec.session_spec_from_pb),
     "draft": (nouns.draft, codec.draft_to_pb, codec.draft_from_pb),
     "commit": (nouns.commit, codec.commit_to_pb, codec.commit_from_pb),
+    "tap": (nouns.tap, codec.tap_to_pb, codec.tap_from_pb),
     "credit": (nouns.credit, codec.credit_to_pb, codec.credit_from_pb),
     "refusal": (nouns.refused, codec.refused_to_pb, codec.refused_from_pb),
     "drain": (nouns.drain, codec.drain_to_pb, codec.drain_from_pb),
@@ -275,7 +277,6 @@ RESERVED: dict[str, tuple[Message, FromPb]] = {
         codec.draft_from_pb,
     ),
     "logprobs": (tokens_pb2.Commit(session_id="s", logprobs=[tokens_pb2.TokenLogprobs()]), codec.commit_from_pb),
-    "features": (tokens_pb2.Commit(session_id="s", features=[tokens_pb2.FeatureFrame()]), codec.commit_from_pb),
 }
 
 
@@ -284,6 +285,25 @@ def test_what_later_versions_will_serve_is_refused_by_name_today(field: str) -> 
     message, from_pb = RESERVED[field]
     with pytest.raises(Unsupported, match=f"{field}: not served"):
         from_pb(message)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (tokens_pb2.FeatureFrame(), "a frame has at least one row"),
+        (tokens_pb2.FeatureFrame(num_rows=2), "0 bytes are not 2 rows"),
+        (tokens_pb2.FeatureFrame(num_rows=2, bf16=bytes(6)), "6 bytes are not 2 rows"),
+        (tokens_pb2.FeatureFrame(num_rows=2**32 - 1, bf16=bytes(6)), "6 bytes are not 4294967295 rows"),
+        (tokens_pb2.FeatureFrame(num_rows=1, bf16=bytes(MAX_FRAME_BYTES + 2)), "more than 2097152; send fewer rows"),
+        (tokens_pb2.FeatureFrame(start=8, num_rows=2, bf16=bytes(4)), "up to position 9, but the newest .* at 9"),
+        (tokens_pb2.FeatureFrame(start=2**32 - 1, num_rows=1, bf16=bytes(4)), "up to position 4294967295, but"),
+    ],
+)
+def test_hidden_states_of_a_wrong_size_or_place_are_refused(frame: tokens_pb2.FeatureFrame, reason: str) -> None:
+    """Position 9 is the newest committed token's: its row is computed by the next step only."""
+    message = tokens_pb2.Commit(session_id="s", start=7, token_ids=(1, 2, 3), features=frame)
+    with pytest.raises(InvalidRequest, match=f"features: .*{reason}"):
+        codec.commit_from_pb(message)
 
 
 def test_an_unspecified_sampler_is_coupled() -> None:

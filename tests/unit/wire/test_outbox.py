@@ -16,17 +16,21 @@ from paceline.core.types import (
     Credit,
     Draft,
     Drain,
+    FeatureFrame,
     FinishReason,
     Refused,
     SamplingParams,
     SessionSpec,
     StopRules,
+    Tap,
 )
-from paceline.wire.outbox import MAX_CONTEXT, Outbox
+from paceline.speculation.features import MAX_FRAME_BYTES
+from paceline.wire.outbox import MAX_CONTEXT, TOKEN_BYTES, Outbox
 
 sessions = st.sampled_from(["a", "b", "c"])
 drafts = st.builds(Draft, sessions, base=st.integers(0, 9), token_ids=st.just((1,)))
 credits = st.builds(Credit, sessions, st.integers(0, 9))
+taps = st.builds(Tap, sessions, st.just((-1,)), st.integers(1, 9))
 closes = st.builds(Close, sessions)
 others = st.builds(Refused, sessions, st.just("X"), st.text(max_size=2), st.booleans()) | st.builds(Drain)
 
@@ -60,22 +64,22 @@ def is_last_of_its_kind(events: Sequence[Any], index: int) -> bool:
     )
 
 
-@given(st.lists(drafts | credits | closes | others, max_size=25))
+@given(st.lists(drafts | credits | taps | closes | others, max_size=25))
 def test_of_drafts_and_credits_the_newest_of_each_session_is_sent_and_all_else_as_it_came(events: list[Any]) -> None:
     expected = [
         event
         for index, event in enumerate(events)
-        if not isinstance(event, Draft | Credit) or is_last_of_its_kind(events, index)
+        if not isinstance(event, Draft | Credit | Tap) or is_last_of_its_kind(events, index)
     ]
     assert sent(events) == expected
 
 
-@given(st.lists(drafts | credits, max_size=60))
+@given(st.lists(drafts | credits | taps, max_size=60))
 def test_what_waits_is_bounded_by_the_sessions_however_slow_the_reader(events: list[Any]) -> None:
     outbox: Outbox[Any] = Outbox()
     for event in events:
         outbox.put(event)
-    assert len(outbox) <= 6
+    assert len(outbox) <= 9
 
 
 @st.composite
@@ -190,3 +194,30 @@ async def test_closing_ends_a_reader_that_waits() -> None:
     await asyncio.sleep(0)
     outbox.close()
     assert await waiting is None
+
+
+def with_rows(session: str, start: int, count: int, row_bytes: int = 4) -> Commit:
+    """``count`` tokens, and the rows of as many positions up to the last but one."""
+    frame = FeatureFrame(
+        start - 1, count, b"".join(at.to_bytes(row_bytes, "little") for at in range(start, start + count))
+    )
+    return Commit(session, start, (7,) * count, features=frame)
+
+
+def test_hidden_states_of_commits_that_are_merged_are_merged_too() -> None:
+    events = [with_rows("a", 5, 2), with_rows("b", 9, 1), with_rows("a", 7, 3)]
+    assert sent(events, merge_commits=True) == [with_rows("a", 5, 5), with_rows("b", 9, 1)]
+
+
+def test_merged_hidden_states_never_outgrow_a_message() -> None:
+    row_bytes = MAX_FRAME_BYTES // 8
+    (merged,) = sent([with_rows("a", 5 + at, 1, row_bytes) for at in range(30)], merge_commits=True)
+    assert merged.token_ids == (7,) * 30
+    assert merged.features == with_rows("a", 27, 8, row_bytes).features
+
+
+def test_frames_of_many_sessions_travel_in_several_messages() -> None:
+    wide = MAX_CONTEXT * TOKEN_BYTES // 3
+    taken = batches([with_rows(f"s{at}", 5, 1, wide) for at in range(8)])
+    assert [len(batch) for batch in taken] == [3, 3, 2]
+    assert [commit.session for batch in taken for commit in batch] == [f"s{at}" for at in range(8)]

@@ -1,0 +1,303 @@
+"""Hidden states from a verifier to a drafter: at every committed position the bits of a plain forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from support.peers import Peer, connected_peer
+from support.tiny_models import VOCAB, make_runner, random_tokens, write_model
+
+from paceline.config.settings import DrafterSettings, VerifierSettings
+from paceline.core.ports import Clock, VerifierBackend
+from paceline.core.requests import Chunk, GenerateRequest
+from paceline.core.types import (
+    Commit,
+    FeatureFrame,
+    Needs,
+    Refused,
+    SamplingParams,
+    SessionSpec,
+    StepItem,
+    StepResult,
+    StopRules,
+    Tap,
+    Tokens,
+)
+from paceline.models.frames import rows_of
+from paceline.models.invariance import settle
+from paceline.models.runner import Feed, ModelRunner
+from paceline.models.threads import use_threads
+from paceline.testing.clock import LoopClock
+from paceline.testing.system import VERIFIER, LocalSystem, drafter, local_system, verifier
+from paceline.testing.witness import FeatureWitness
+from paceline.testing.workers import InlineWorker
+from paceline.v1 import verifier_pb2_grpc
+from paceline.verifiers.torch import TorchVerifier
+from paceline.wire.links import GrpcVerifierLink
+from verifier_service.runtime import VerifierRuntime
+from verifier_service.service import VerifierServicer
+
+PROMPT = tuple(random_tokens(21))
+LENGTH = 40
+NEEDS = Needs(hidden_states=(1, -1), history=12, hidden_size=64)
+WARM = SamplingParams(temperature=0.8, top_p=0.95)
+
+
+class Slow:
+    """A real back end whose steps take 10 ms of the loop's time, so that drafts come while they run."""
+
+    def __init__(self, backend: TorchVerifier, clock: Clock) -> None:
+        self.info, self.open, self.close = backend.info, backend.open, backend.close
+        self._backend = backend
+        self._clock = clock
+
+    async def step(self, items: Sequence[StepItem]) -> StepResult:
+        result = await self._backend.step(items)
+        await self._clock.sleep(0.01)
+        return result
+
+
+@dataclass
+class World:
+    """A tiny real model: its settings, and its hidden states in one pass."""
+
+    settings: VerifierSettings
+    runner: ModelRunner
+
+    def make(self, settings: VerifierSettings, clock: Clock) -> VerifierBackend:
+        """Each start of a verifier loads the model again, as a process would; it computes inside the event loop."""
+        runner = make_runner(Path(settings.model), dtype=self.runner.loaded.dtype)
+        return Slow(TorchVerifier(runner, settle(runner), InlineWorker()), clock)
+
+    def features(self, tokens: Sequence[int]) -> torch.Tensor:
+        """[len(tokens), 2 * hidden] of tap 1 and the last one, in bfloat16."""
+        self.runner.open("whole")
+        try:
+            (out,) = self.runner.run([Feed("whole", 0, tokens, 1)], NEEDS.hidden_states)
+        finally:
+            self.runner.close("whole")
+        assert out.features is not None
+        return out.features.to(torch.bfloat16)
+
+
+@pytest.fixture(scope="module", params=["llama bfloat16", "qwen3 float32"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    before = torch.get_num_threads()
+    family, dtype = request.param.split()
+    directory: Path = write_model(tmp_path_factory.mktemp("model"), family, head_dim=16, num_hidden_layers=3)
+    runner = make_runner(directory, dtype=getattr(torch, dtype))
+    assert settle(runner).is_exact
+    settings = VerifierSettings(model=str(directory), dtype=dtype, max_context=128, prefill_chunk=8, threads=1)
+    yield World(settings, runner)
+    use_threads(before)
+
+
+def request(sampling: SamplingParams) -> GenerateRequest:
+    return GenerateRequest(PROMPT, sampling=sampling, seed=5, max_tokens=LENGTH)
+
+
+@asynccontextmanager
+async def system(world: World, witness: FeatureWitness, num_verifiers: int = 1) -> AsyncIterator[LocalSystem]:
+    async with local_system(
+        [verifier(world.settings, world.make)] * num_verifiers, [drafter(DrafterSettings(), lambda _: witness)]
+    ) as running:
+        yield running
+
+
+async def plain(world: World, sampling: SamplingParams) -> Tokens:
+    async with local_system([verifier(world.settings, world.make)], ()) as running:
+        return (await running.complete(request(sampling))).token_ids
+
+
+def partly_right(text: Tokens) -> Callable[[Tokens], Tokens]:
+    """Right for three tokens, then wrong, then right again."""
+
+    def guess(context: Tokens) -> Tokens:
+        rest = (PROMPT + text)[len(context) : len(context) + 6]
+        return tuple((token + (index == 3)) % VOCAB for index, token in enumerate(rest))
+
+    return guess
+
+
+def check(world: World, witness: FeatureWitness, text: Tokens) -> None:
+    """Every row ever received is the row of a plain pass; jobs get consecutive rows up to the last but one token."""
+    whole = world.features(PROMPT + text)
+    for rows in witness.rows.values():
+        for position, row in rows.items():
+            frame = FeatureFrame(position, 1, row)
+            assert torch.equal(rows_of(frame)[0], whole[position]), position
+    for job in witness.jobs:
+        assert [frame.end for frame in job.features] in ([], [job.committed - 1])
+        assert job.context[: job.committed] == (PROMPT + text)[: job.committed]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+async def test_a_drafter_gets_the_hidden_states_of_all_committed_positions(
+    world: World, sampling: SamplingParams
+) -> None:
+    text = await plain(world, sampling)
+    witness = FeatureWitness(NEEDS, partly_right(text))
+    async with system(world, witness) as running:
+        done = await running.complete(request(sampling))
+    assert done.token_ids == text
+    assert done.finished.speculative.num_accepted_draft_tokens > 8
+    assert done.finished.speculative.draft_acceptance_rate < 1.0
+    check(world, witness, text)
+    (rows,) = witness.rows.values()
+    assert sorted(rows) == list(range(min(rows), max(rows) + 1))
+    assert len(PROMPT) - NEEDS.history <= min(rows) < len(PROMPT) - 4
+    assert max(rows) > len(PROMPT) + LENGTH - 12
+
+
+async def _through(running: LocalSystem, sampling: SamplingParams, at: int, fault: Callable[[], object]) -> Tokens:
+    """The text of a request, during which ``fault`` happens once."""
+    tokens: list[int] = []
+    is_due = True
+    async for event in running.generate(request(sampling)):
+        if isinstance(event, Chunk):
+            assert event.start == len(tokens)
+            tokens += event.token_ids
+            if is_due and len(tokens) >= at:
+                fault()
+                is_due = False
+    assert not is_due
+    return tuple(tokens)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+async def test_a_drafter_that_takes_over_in_mid_session_gets_the_latest_rows_and_then_all(
+    world: World, sampling: SamplingParams
+) -> None:
+    text = await plain(world, sampling)
+    first, second = (FeatureWitness(NEEDS, partly_right(text)) for _ in range(2))
+    heirs = iter((first, second))
+    async with local_system(
+        [verifier(world.settings, world.make)], [drafter(DrafterSettings(), lambda _: next(heirs))]
+    ) as running:
+
+        def replace_drafter() -> None:
+            running.drafters[0].kill()
+            running.drafters[0].start()
+
+        assert await _through(running, sampling, 8, replace_drafter) == text
+    check(world, first, text)
+    check(world, second, text)
+    assert any(job.features for job in first.jobs)
+
+
+@pytest.mark.looptime
+async def test_a_verifier_that_takes_over_in_mid_session_gives_the_same_rows(world: World) -> None:
+    text = await plain(world, WARM)
+    witness = FeatureWitness(NEEDS, partly_right(text))
+    async with system(world, witness, num_verifiers=2) as running:
+
+        def lose_busy_verifier() -> None:
+            next(one for one in running.verifiers if one.num_sessions).kill()
+
+        assert await _through(running, WARM, 8, lose_busy_verifier) == text
+    check(world, witness, text)
+    (rows,) = witness.rows.values()
+    assert max(rows) > len(PROMPT) + LENGTH - 12
+
+
+@pytest.mark.looptime
+async def test_a_drafter_that_can_do_without_drafts_for_a_target_that_gives_none() -> None:
+    witness = FeatureWitness(replace(NEEDS, is_optional=True), lambda context: (1, 2))
+    async with local_system([verifier(VERIFIER)], [drafter(DrafterSettings(), lambda _: witness)]) as running:
+        done = await running.complete(GenerateRequest((1, 2, 3), max_tokens=20))
+    assert done.finished.speculative.num_draft_tokens > 0
+    assert {job.features for job in witness.jobs} == {()}
+
+
+# --- a verifier alone, over its port and over a socket ---------------------------------------------------------------
+
+SPEC = SessionSpec("s", PROMPT, len(PROMPT), SamplingParams(), StopRules(LENGTH), max_draft=4)
+
+
+async def test_each_wish_of_a_step_gets_its_own_layers_and_its_own_rows(world: World) -> None:
+    backend = world.make(world.settings, LoopClock())
+    backend.open(SPEC)
+    backend.open(replace(SPEC, session="t"))
+    taps = (Tap("s", (-1,), 2), Tap("s", (2, 1), 100))
+    first, second = (
+        await backend.step([StepItem("s", 0, PROMPT, taps=taps), StepItem("t", 0, PROMPT[:9], sample=False)])
+    ).outcomes
+    whole = world.features(PROMPT)
+    last, both = first.features
+    assert (last.start, last.end) == (len(PROMPT) - 2, len(PROMPT))
+    assert torch.equal(rows_of(last), whole[-2:, 64:])
+    assert (both.start, both.end) == (0, len(PROMPT))
+    assert torch.equal(rows_of(both)[:, 64:], whole[:, :64])
+    assert second.features == ()
+
+
+async def test_rows_of_rejected_drafts_are_never_given(world: World) -> None:
+    backend = world.make(world.settings, LoopClock())
+    backend.open(SPEC)
+    taps = (Tap("s", NEEDS.hidden_states, 100),)
+    (first,) = (await backend.step([StepItem("s", 0, PROMPT, taps=taps)])).outcomes
+    right = first.token_ids[0]
+    item = StepItem("s", len(PROMPT), (right, *random_tokens(3, seed=9)), num_draft=3, taps=taps)
+    (second,) = (await backend.step([item])).outcomes
+    (frame,) = second.features
+    assert second.accepted < 3
+    assert frame.end == len(PROMPT) + 1 + second.accepted
+    whole = world.features((*PROMPT, right, *second.token_ids))
+    assert torch.equal(rows_of(frame), whole[frame.start : frame.end])
+
+
+async def test_the_next_token_does_not_depend_on_who_listens(world: World) -> None:
+    texts = []
+    for taps in ((), (Tap("s", (1, -1), 4),)):
+        backend = world.make(world.settings, LoopClock())
+        backend.open(SPEC)
+        tokens, cached = list(PROMPT), 0
+        for _ in range(8):
+            item = StepItem("s", cached, tuple(tokens[cached:]), taps=taps)
+            cached = len(tokens)
+            tokens += (await backend.step([item])).outcomes[0].token_ids
+        texts.append(tokens)
+    assert texts[0] == texts[1]
+
+
+@asynccontextmanager
+async def over_a_socket(world: World) -> AsyncIterator[Peer]:
+    runtime = verifier(world.settings, world.make)(LoopClock())
+    assert isinstance(runtime, VerifierRuntime)
+
+    def register(server: grpc.aio.Server) -> None:
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(VerifierServicer(runtime), server)
+
+    async with connected_peer("grpc", runtime, register, GrpcVerifierLink, "paceline.v1.VerifierService") as peer:
+        yield peer
+
+
+async def test_frames_survive_the_wire_and_follow_each_other_without_a_gap(world: World) -> None:
+    async with over_a_socket(world) as peer:
+        peer.link.send(SPEC)
+        peer.link.send(Tap("s", NEEDS.hidden_states, 12))
+        events = await peer.read(lambda event: isinstance(event, Commit) and event.finish is not None)
+    tokens = PROMPT + tuple(token for commit in events for token in commit.token_ids)
+    frames = [commit.features for commit in events[:-1]]
+    assert frames[0].start == len(PROMPT) - 12
+    assert [frame.start for frame in frames[1:]] == [frame.end for frame in frames[:-1]]
+    assert [frame.end for frame in frames] == [commit.start + len(commit.token_ids) - 1 for commit in events[:-1]]
+    assert events[-1].features is None
+    assert torch.equal(torch.cat([rows_of(frame) for frame in frames]), world.features(tokens)[frames[0].start : -2])
+
+
+async def test_a_layer_that_is_not_there_is_refused_by_name(world: World) -> None:
+    async with over_a_socket(world) as peer:
+        peer.link.send(SPEC)
+        peer.link.send(Tap("s", (1, 7), 12))
+        (refused,) = [one for one in await peer.read(lambda event: isinstance(event, Refused)) if one.session == "s"]
+    assert refused.code == "INVALID_ARGUMENT"
+    assert "there is no tap 7" in refused.message
