@@ -15,8 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from paceline.core.errors import Mismatch, PacelineError, Unavailable
 from paceline.core.ports import Clock, Link
 from paceline.core.requests import PoolMember
-from paceline.core.types import DrafterInfo, Drain, Tap, VerifierInfo
-from paceline.speculation.features import cannot_give
+from paceline.core.types import DrafterInfo, Drain, VerifierInfo
 
 _log = logging.getLogger(__name__)
 
@@ -216,35 +215,3 @@ def check_tokenizer(ours: str, info: VerifierInfo) -> None:
             f"Verifier {info.name} has tokenizer {info.tokenizer_digest[:12]}, the coordinator {ours[:12]}; "
             "set the coordinator's tokenizer to the verifier's model."
         )
-
-
-def can_draft(drafter: DrafterInfo, verifier: VerifierInfo) -> bool:
-    """The drafter's ids mean the same to the verifier, and it needs nothing that the verifier doesn't send."""
-    return not misfit(drafter, verifier)
-
-
-def misfit(drafter: DrafterInfo, verifier: VerifierInfo) -> str:
-    """Why the drafter can't draft for the verifier, and what to do about it; empty when it can."""
-    theirs, needed = drafter.tokenizer_digest, verifier.tokenizer_digest
-    if theirs != needed and (drafter.needs.same_tokenizer or (theirs and needed)):
-        return (
-            f"Drafter {drafter.name} has tokenizer {theirs[:12] or 'unknown'}, verifier {verifier.name} "
-            f"{needed[:12] or 'unknown'}; use a drafter with the target's tokenizer."
-        )
-    if drafter.vocab_size > verifier.vocab_size:
-        return (
-            f"Drafter {drafter.name} has a vocabulary of {drafter.vocab_size} tokens, verifier {verifier.name} one of "
-            f"{verifier.vocab_size}; use a drafter with the target's vocabulary."
-        )
-    reason = "" if drafter.needs.is_optional else cannot_give(drafter.needs, verifier)
-    if reason:
-        return f"Drafter {drafter.name} needs hidden states: {reason}. Or use a drafter that works on token ids."
-    return ""
-
-
-def tap_for(session: str, drafter: DrafterInfo | None, verifier: VerifierInfo | None) -> Tap:
-    """What to ask of the session's verifier for its drafter; no taps where either is away, or can do without."""
-    if drafter is None or verifier is None or cannot_give(drafter.needs, verifier):
-        return Tap(session)
-    needs = drafter.needs
-    return Tap(session, needs.hidden_states, max(needs.history, 1)) if needs.hidden_states else Tap(session)

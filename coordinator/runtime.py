@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from coordinator.journal import Journal
-from coordinator.pools import misfit
 from coordinator.requests import Admitted, admit, check_request_id
 from coordinator.session import SHUTTING_DOWN, Session, Surroundings
 from paceline import __version__
@@ -16,6 +15,7 @@ from paceline.core.errors import Conflict, ResourceExhausted, Unavailable
 from paceline.core.ports import SessionStore
 from paceline.core.requests import CoordinatorInfo, Finished, GenerateEvent, GenerateRequest, PoolMember
 from paceline.core.types import DrafterInfo, VerifierInfo
+from paceline.speculation.fitting import misfit
 from paceline.telemetry.names import Span
 
 VERIFIER_WAIT_S = 10.0

@@ -17,7 +17,7 @@ from coordinator.metering import SpeculativeMeter
 from coordinator.outlet import Outlet
 from coordinator.output import OutputText, Piece
 from coordinator.placing import Place
-from coordinator.pools import Pool, can_draft, tap_for
+from coordinator.pools import Pool
 from coordinator.requests import Admitted
 from coordinator.tracing import record_request, record_wire
 from coordinator.verdicts import SessionVerdicts
@@ -40,6 +40,7 @@ from paceline.core.types import (
     VerifierEvent,
     VerifierInfo,
 )
+from paceline.speculation.fitting import can_draft, tap_for
 from paceline.telemetry.metrics import CoordinatorMetrics
 from paceline.telemetry.names import Attribute, Span
 from paceline.telemetry.spans import Tracer

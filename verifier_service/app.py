@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 
-from paceline.config.settings import VerifierSettings
+from paceline.config.settings import DrafterSettings, VerifierSettings
+from paceline.core.errors import InvalidRequest
+from paceline.core.ports import Drafter
+from paceline.core.types import VerifierInfo
+from paceline.drafters import create_drafter
+from paceline.speculation.fitting import misfit
 from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import VerifierMetrics
 from paceline.verifiers import create_backend
 from paceline.wire.server import announce, serve, until_signal
 from paceline.wire.tasks import running
+from verifier_service.resident import Resident
 from verifier_service.runtime import VerifierRuntime
 from verifier_service.service import SERVICE, register
 
@@ -21,7 +28,9 @@ async def run(settings: VerifierSettings) -> None:
     telemetry, clock = setup.start("verifier", settings.server), SystemClock()
     backend = await asyncio.to_thread(create_backend, settings, clock)
     metrics = VerifierMetrics(telemetry.registry)
-    runtime = VerifierRuntime(backend, settings, clock, tracer=telemetry.tracer, metrics=metrics)
+    drafter = await asyncio.to_thread(create_resident, settings, backend.info)
+    resident = Resident(drafter, clock, metrics)
+    runtime = VerifierRuntime(backend, settings, clock, tracer=telemetry.tracer, metrics=metrics, resident=resident)
 
     try:
         async with (
@@ -38,3 +47,25 @@ async def run(settings: VerifierSettings) -> None:
             runtime.cut()
     finally:
         telemetry.stop()
+
+
+def create_resident(settings: VerifierSettings, target: VerifierInfo) -> Drafter | None:
+    """The drafter that lives here, if any. Raises ``InvalidRequest`` for one that doesn't fit the target."""
+    if not settings.resident:
+        return None
+    drafter = create_drafter(
+        DrafterSettings(
+            drafter=settings.resident,
+            model=settings.resident_model,
+            vocab_size=target.vocab_size,
+            dtype=settings.dtype,
+            threads=settings.threads or len(os.sched_getaffinity(0)),
+            max_sessions=target.max_sessions,
+            max_context=settings.max_context,
+            synthetic=settings.synthetic,
+        )
+    )
+    reason = misfit(drafter.info, target)
+    if reason:
+        raise InvalidRequest(f"resident: {reason}")
+    return drafter

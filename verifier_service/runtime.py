@@ -50,6 +50,7 @@ from paceline.telemetry.metrics import VerifierMetrics
 from paceline.telemetry.spans import Tracer
 from paceline.wire.exchange import exchange
 from paceline.wire.outbox import Outbox
+from verifier_service.resident import Resident
 from verifier_service.tracing import record_step
 
 _log = logging.getLogger(__name__)
@@ -86,11 +87,14 @@ class VerifierRuntime:
         *,
         tracer: Tracer,
         metrics: VerifierMetrics,
+        resident: Resident | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._tracer = tracer
         self._metrics = metrics
+        self._budget = settings.token_budget
+        self._resident = resident or Resident(None, clock, metrics)
         self._batcher = Batcher(Limits(settings.token_budget, settings.prefill_chunk))
         self._cost = StepCost()
         self._seats: dict[str, _Seat] = {}
@@ -219,6 +223,7 @@ class VerifierRuntime:
         if self._seats.get(seat.state.session) is not seat:
             return
         del self._seats[seat.state.session]
+        self._resident.leave(seat.state.session)
         if seat.is_open:
             self._backlog.closing.append(seat.state.session)
         elif seat in self._backlog.opening:
@@ -242,10 +247,14 @@ class VerifierRuntime:
                 ready = [seat.state for seat in self._seats.values() if seat.state.is_ready]
                 if not ready:
                     await self._rest()
-                elif not await self._waited(ready):
+                    continue
+                await self._resident.consult(ready, self._budget, self._cost)
+                ready = [state for state in ready if self._is_here(state)]
+                if ready and not await self._waited(ready):
                     await self._step(ready)
         finally:
             self.cut()
+            self._resident.stop()
 
     async def _rest(self) -> None:
         """Until somebody says something, or a session that waits for credit runs out of time."""
@@ -276,6 +285,7 @@ class VerifierRuntime:
         try:
             self._backend.open(seat.state.spec)
             seat.is_open = True
+            self._resident.join(seat.state, gives_features=self.info.hidden_size > 0)
         except PacelineError as error:
             self._refuse(seat, error)
         except Exception:
@@ -316,9 +326,9 @@ class VerifierRuntime:
         started, started_ns = start
         now, rows = self._clock.monotonic(), sum(len(item.tokens) for _, item in plan)
         for (state, item), outcome in zip(plan, result.outcomes, strict=True):
-            seat = self._seats.get(state.session)
-            if seat is None or seat.state is not state:
+            if not self._is_here(state):
                 continue  # closed while the step ran
+            seat = self._seats[state.session]
             timings = StepTimings(started - seat.ready_since, result.forward_s, result.sample_s, started_ns)
             commit = state.apply(outcome, timings)
             seat.ready_since = now
@@ -326,15 +336,22 @@ class VerifierRuntime:
             self._metrics.prefill_tokens.inc(max(0, fed))
             if commit is None:
                 continue
-            record_step(self._tracer, state.spec, commit, (started_ns, self._clock.time_ns()))
+            saved = len(commit.token_ids) - 1 - self._price(item, rows, len(plan))
+            drafting_ns = self._resident.committed(state, commit, saved)
+            record_step(self._tracer, state.spec, commit, (started_ns, self._clock.time_ns()), drafting_ns)
             self._metrics.commit(commit)
             seat.outbox.put(commit)
             if state.session in offered:
                 # Drafts that were there and not worth checking count too: waiting for such brings nothing.
-                state.arrivals.verified(len(commit.token_ids) - 1 - self._price(item, rows, len(plan)))
+                state.arrivals.verified(saved)
             self._expect_draft(state, now)
             if commit.finish is not None:
                 self._leave(seat)
+
+    def _is_here(self, state: VerifierSession) -> bool:
+        """It may have left while the loop waited for somebody else, and its id may be open again."""
+        seat = self._seats.get(state.session)
+        return seat is not None and seat.state is state
 
     def _price(self, item: StepItem, rows: int, num_sessions: int) -> float:
         """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any."""

@@ -7,8 +7,17 @@ from paceline.telemetry.names import Attribute, Span
 from paceline.telemetry.spans import AttributeValue, Tracer, step_context
 
 
-def record_step(tracer: Tracer, spec: SessionSpec, commit: Commit, times_ns: tuple[int, int]) -> None:
-    """``times_ns`` is when the step ran; the session's span starts where its waiting began."""
+def record_step(
+    tracer: Tracer,
+    spec: SessionSpec,
+    commit: Commit,
+    times_ns: tuple[int, int],
+    drafting_ns: tuple[int, int] | None = None,
+) -> None:
+    """``times_ns`` is when the step ran; the session's span starts where its waiting began.
+
+    ``drafting_ns`` is when the resident drafter guessed for it, if it did.
+    """
     if not spec.trace.trace_id:
         return
     timings, (start, end) = commit.timings, times_ns
@@ -23,6 +32,8 @@ def record_step(tracer: Tracer, spec: SessionSpec, commit: Commit, times_ns: tup
     }
     own = step_context(spec.trace, spec.session, commit.start)
     step = tracer.record(Span.STEP, spec.trace, (queued, end), attributes, context=own)
-    tracer.record(Span.QUEUE, step, (queued, start))
+    queue = tracer.record(Span.QUEUE, step, (queued, start))
+    if drafting_ns is not None:
+        tracer.record(Span.RESIDENT, queue, drafting_ns)
     tracer.record(Span.FORWARD, step, (start, min(start + int(timings.forward_s * 1e9), sampling)))
     tracer.record(Span.SAMPLE, step, (sampling, end))

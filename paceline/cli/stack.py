@@ -28,6 +28,9 @@ class StackOptions:
     backend: str = "torch"
     drafter: str = "suffix"
     drafter_model: str = ""
+    resident: str = ""
+    """Drafter inside the verifiers."""
+    resident_model: str = ""
     num_verifiers: int = 1
     num_drafters: int = 1
     port: int = 50051
@@ -93,8 +96,7 @@ async def _start_valkey(logs: Path, stack: Stack, children: list[Child], say: Sa
 async def _ensure_model(options: StackOptions, say: Say) -> None:
     """Convert what was never used before, in a process of its own, before anybody needs it."""
     sources = {options.verifier_model} if options.backend == "torch" else set()
-    if options.drafter_model:
-        sources.add(options.drafter_model)
+    sources |= {one for one in (options.drafter_model, options.resident_model) if one}
     for source in sorted(sources):
         try:
             model_directory(source)
@@ -118,7 +120,13 @@ async def run_prepare(source: str) -> None:
 
 def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
     say(f"starting {options.num_verifiers} verifier(s) and {options.num_drafters} drafter(s)")
-    verifier = (METRICS, f"backend={options.backend}", f"model={options.verifier_model}")
+    verifier = (
+        METRICS,
+        f"backend={options.backend}",
+        f"model={options.verifier_model}",
+        f"resident={options.resident}",
+        f"resident_model={options.resident_model}",
+    )
     drafter = (METRICS, f"drafter={options.drafter}", f"model={options.drafter_model}", *_drafter_vocabulary(options))
     programs = [
         Program("verifier", f"verifier-{i}", "verifier_service", verifier + options.settings.get("verifier", ()))

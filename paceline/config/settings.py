@@ -73,6 +73,11 @@ class VerifierSettings:
     """Rows of a step at most: bounds how long decoding waits for somebody's prefill."""
     prefill_chunk: int = 128
     """Prompt tokens of one session per step at most."""
+    resident: str = ""
+    """A drafter that computes inside this process, between steps, where that pays: named as the drafter service's
+    ``drafter``; empty for none. It serves as many sessions as the verifier, with its threads and dtype."""
+    resident_model: str = ""
+    """For a resident drafter with a model: as the drafter service's ``model``."""
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
 
 

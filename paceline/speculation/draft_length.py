@@ -95,8 +95,12 @@ class StepCost:
     them it extends with the prior's shape. Never decreasing in rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, row_cost: float = PRIOR_ROW_COST) -> None:
+        self._row_cost = row_cost
         self._seen: dict[int, float] = {}
+
+    def _prior(self, rows: int) -> float:
+        return 1.0 + self._row_cost * rows
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of ``rows`` rows took this long; slow outliers count little."""
@@ -111,7 +115,7 @@ class StepCost:
     def seconds(self, rows: int) -> float:
         """Expected time of a step of ``rows`` rows; in units of a one-row step while nothing was seen."""
         if not self._seen:
-            return _prior(rows)
+            return self._prior(rows)
         known = sorted(self._seen)
         below = [size for size in known if size <= rows]
         above = [size for size in known if size > rows]
@@ -120,11 +124,7 @@ class StepCost:
             high = max(low, self._seen[above[0]])
             return low + (high - low) * (rows - below[-1]) / (above[0] - below[-1])
         anchor = below[-1] if below else above[0]
-        return max(low, self._seen[anchor] * _prior(rows) / _prior(anchor))
-
-
-def _prior(rows: int) -> float:
-    return 1.0 + PRIOR_ROW_COST * rows
+        return max(low, self._seen[anchor] * self._prior(rows) / self._prior(anchor))
 
 
 def _size_class(rows: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Branch, Commit, Credit, Draft, DraftJob, FeatureFrame, Guess, Needs, SessionSpec
+from paceline.core.types import Branch, Commit, Credit, Draft, DraftJob, FeatureFrame, Guess, Needs, SessionSpec, Tokens
 from paceline.speculation.features import BF16_BYTES, FeatureWindow, check_frame
 
 
@@ -43,6 +43,11 @@ class DraftingSession:
     def num_pending(self) -> int:
         """Guessed tokens that no commit has judged yet."""
         return len(self._path)
+
+    @property
+    def path(self) -> Tokens:
+        """These tokens."""
+        return tuple(self._path)
 
     def commit(self, commit: Commit) -> None:
         """Keep the path where it agrees, else start anew. Doubled commits are fine; raises ``Gap`` for missing ones.

@@ -10,6 +10,7 @@ from paceline.core.types import (
     Commit,
     Credit,
     Draft,
+    FeatureFrame,
     FinishReason,
     SessionSpec,
     StepItem,
@@ -23,6 +24,21 @@ from paceline.speculation.draft_tree import DraftTree, Path, check_draft
 from paceline.speculation.features import FeatureWindow
 from paceline.speculation.profiles import PRIORS
 from paceline.speculation.waiting import DraftArrivals
+
+
+class _Listener:
+    """A drafter that wants hidden states, and those that it has not got yet."""
+
+    def __init__(self) -> None:
+        self.taps: tuple[Tap, ...] = ()
+        self.window = FeatureWindow(0)
+
+    def listen(self, tap: Tap) -> None:
+        """The same tap again only begins anew."""
+        if (tap,) == self.taps:
+            self.window.rewind()
+        else:
+            self.taps, self.window = (tap,) if tap.taps else (), FeatureWindow(tap.history)
 
 
 class VerifierSession:
@@ -43,8 +59,8 @@ class VerifierSession:
         self._credit: int | None = None
         self._item: StepItem | None = None
         self._path = Path()
-        self._tap: Tap | None = None
-        self._window = FeatureWindow(0)
+        self._remote = _Listener()
+        self._resident = _Listener()
 
     @property
     def session(self) -> str:
@@ -77,14 +93,24 @@ class VerifierSession:
 
     def tap(self, tap: Tap) -> None:
         """Commits bring these hidden states from now on; asked again, they begin with what is still there."""
-        if tap == self._tap:
-            self._window.rewind()
-            return
-        self._tap, self._window = tap if tap.taps else None, FeatureWindow(tap.history)
+        self._remote.listen(tap)
+
+    def listen(self, tap: Tap) -> None:
+        """The same for a drafter in this process, which ``heard`` serves."""
+        self._resident.listen(tap)
+
+    def heard(self) -> FeatureFrame | None:
+        """Rows that were not handed out yet."""
+        return self._resident.window.take()
 
     def path(self) -> Path:
         """The drafts that the next step could check."""
-        return self._tree.path(max(0, min(self.spec.max_draft, self._room - 1)))
+        return self._tree.path(self.max_path)
+
+    @property
+    def max_path(self) -> int:
+        """Drafts that the next step could check at most."""
+        return max(0, min(self.spec.max_draft, self._room - 1))
 
     @property
     def _room(self) -> int:
@@ -104,7 +130,7 @@ class VerifierSession:
             tokens=pending + self._path.token_ids,
             num_draft=len(self._path),
             sample=is_last,
-            taps=() if self._tap is None else (self._tap,),
+            taps=tuple(dict.fromkeys((*self._remote.taps, *self._resident.taps))),
         )
         return self._item
 
@@ -130,14 +156,15 @@ class VerifierSession:
             accepted=outcome.accepted,
             finish=finish,
             timings=timings,
-            features=None if finish else self._window.take(),
+            features=None if finish else self._remote.window.take(),
         )
 
     def _keep_features(self, item: StepItem | None, outcome: StepOutcome) -> None:
         """A step that began before the tap brings nothing, or what was wanted before."""
         for tap, frame in zip(item.taps if item else (), outcome.features, strict=False):
-            if tap == self._tap:
-                self._window.add(frame)
+            for listener in (self._remote, self._resident):
+                if tap in listener.taps:
+                    listener.window.add(frame)
 
     def _learn(self, outcome: StepOutcome) -> None:
         if self._path:

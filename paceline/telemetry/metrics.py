@@ -29,6 +29,8 @@ class VerifierMetrics:
         self.wait_seconds = _counter(Metric.WAIT_SECONDS, registry)
         self.prefill_tokens = _counter(Metric.PREFILL_TOKENS, registry)
         self.drafts_received = _counter(Metric.DRAFTS_RECEIVED, registry)
+        self.draft_seconds = _histogram(Metric.DRAFT_SECONDS, registry)
+        self.drafted_tokens = _counter(Metric.DRAFTED_TOKENS, registry)
         self._generation_tokens = _counter(Metric.GENERATION_TOKENS, registry)
         self._drafts = _counter(Metric.DRAFTS, registry)
         self._draft_tokens = _counter(Metric.DRAFT_TOKENS, registry)

@@ -16,6 +16,7 @@ class Span:
     CREATE = "request.create"
     STEP = "verify.step"
     QUEUE = "verify.queue"
+    RESIDENT = "verify.draft"
     FORWARD = "verify.forward"
     SAMPLE = "verify.sample"
     WIRE = "wire"
@@ -41,6 +42,7 @@ SPANS = {
     Span.CREATE: "The session is written to the store.",
     Span.STEP: "One verifier step of this session, seen from the verifier.",
     Span.QUEUE: "Between the cause of the step and its start.",
+    Span.RESIDENT: "The resident drafter guesses; part of the queue.",
     Span.FORWARD: "The forward pass, shared by all sessions of the step.",
     Span.SAMPLE: "Processors, noise and acceptance.",
     Span.WIRE: "From the end of the step to its commit at the coordinator.",

@@ -23,6 +23,7 @@ from paceline.config.settings import CoordinatorSettings, DrafterSettings, Verif
 from paceline.core import ports
 from paceline.core.ports import Clock, SessionStore, VerifierBackend
 from paceline.core.requests import GenerateEvent, GenerateRequest
+from paceline.core.types import VerifierInfo
 from paceline.drafters import create_drafter
 from paceline.store.memory import MemoryStore
 from paceline.telemetry.metrics import CoordinatorMetrics, DrafterMetrics, VerifierMetrics
@@ -33,6 +34,7 @@ from paceline.testing.reference import SYNTHETIC
 from paceline.testing.workers import InlineWorker
 from paceline.text.tokenizer import Tokenizer
 from paceline.verifiers import create_backend
+from verifier_service.resident import Resident
 from verifier_service.runtime import VerifierRuntime
 
 VERIFIER = VerifierSettings(backend="synthetic", synthetic=SYNTHETIC)
@@ -42,12 +44,15 @@ DRAFTER = DrafterSettings(drafter="synthetic", synthetic=SYNTHETIC)
 def verifier(
     settings: VerifierSettings = VERIFIER,
     make: Callable[[VerifierSettings, Clock], VerifierBackend] = create_backend,
+    resident: Callable[[VerifierInfo], ports.Drafter | None] = lambda target: None,
 ) -> MakeVerifier:
-    """A real verifier; ``make`` is called whenever it starts."""
+    """A real verifier; ``make`` and ``resident`` are called whenever it starts."""
 
     def start(clock: Clock) -> VerifierRuntime:
         tracer, metrics = Tracer("verifier", now_ns=clock.time_ns), VerifierMetrics(CollectorRegistry())
-        return VerifierRuntime(make(settings, clock), settings, clock, tracer=tracer, metrics=metrics)
+        backend = make(settings, clock)
+        guest = Resident(resident(backend.info), clock, metrics, InlineWorker())
+        return VerifierRuntime(backend, settings, clock, tracer=tracer, metrics=metrics, resident=guest)
 
     return start
 

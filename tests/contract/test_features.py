@@ -209,6 +209,39 @@ async def test_a_verifier_that_takes_over_in_mid_session_gives_the_same_rows(wor
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+async def test_a_drafter_inside_the_verifier_gets_them_as_the_step_left_them(
+    world: World, sampling: SamplingParams
+) -> None:
+    text = await plain(world, sampling)
+    witness = FeatureWitness(NEEDS, partly_right(text))
+    async with local_system([verifier(world.settings, world.make, lambda _: witness)], ()) as running:
+        done = await running.complete(request(sampling))
+    assert done.token_ids == text
+    check(world, witness, text)
+    assert all(job.features for job in witness.jobs)
+    assert witness.jobs[0].features[0].start == len(PROMPT) - NEEDS.history
+
+
+@pytest.mark.looptime
+async def test_a_remote_and_a_resident_drafter_each_get_what_they_need(world: World) -> None:
+    text = await plain(world, WARM)
+    remote, resident = FeatureWitness(NEEDS, partly_right(text)), FeatureWitness(NEEDS, partly_right(text))
+    resident.info = replace(resident.info, needs=Needs(hidden_states=(-1,), history=3))
+    async with local_system(
+        [verifier(world.settings, world.make, lambda _: resident)], [drafter(DrafterSettings(), lambda _: remote)]
+    ) as running:
+        done = await running.complete(request(WARM))
+    assert done.token_ids == text
+    check(world, remote, text)
+    whole = world.features(PROMPT + text)[:, 64:]
+    for rows in resident.rows.values():
+        for position, row in rows.items():
+            assert torch.equal(rows_of(FeatureFrame(position, 1, row))[0], whole[position])
+    assert {frame.num_rows for job in resident.jobs for frame in job.features} <= {1, 2, 3}
+
+
+@pytest.mark.looptime
 async def test_a_drafter_that_can_do_without_drafts_for_a_target_that_gives_none() -> None:
     witness = FeatureWitness(replace(NEEDS, is_optional=True), lambda context: (1, 2))
     async with local_system([verifier(VERIFIER)], [drafter(DrafterSettings(), lambda _: witness)]) as running:

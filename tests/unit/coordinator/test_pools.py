@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from looptime import LoopTimeProxy
 
-from coordinator.pools import DESCRIBE_S, Member, Pool, can_draft, check_tokenizer, misfit, tap_for
+from coordinator.pools import DESCRIBE_S, Member, Pool, check_tokenizer
 from paceline.core.errors import InvalidRequest, Mismatch, PacelineError
 from paceline.core.types import (
     Commit,
@@ -23,6 +23,7 @@ from paceline.core.types import (
     VerifierEvent,
     VerifierInfo,
 )
+from paceline.speculation.fitting import can_draft, misfit, tap_for
 from paceline.testing.clock import LoopClock
 from paceline.testing.parties import Verifier
 from paceline.testing.puppets import VerifierPuppet

@@ -1,0 +1,38 @@
+"""Which drafter can work for which target, and why not. Pure: of what both say about themselves."""
+
+from __future__ import annotations
+
+from paceline.core.types import DrafterInfo, Tap, VerifierInfo
+from paceline.speculation.features import cannot_give
+
+
+def can_draft(drafter: DrafterInfo, verifier: VerifierInfo) -> bool:
+    """The drafter's ids mean the same to the verifier, and it needs nothing that the verifier doesn't send."""
+    return not misfit(drafter, verifier)
+
+
+def misfit(drafter: DrafterInfo, verifier: VerifierInfo) -> str:
+    """Why the drafter can't draft for the verifier, and what to do about it; empty when it can."""
+    theirs, needed = drafter.tokenizer_digest, verifier.tokenizer_digest
+    if theirs != needed and (drafter.needs.same_tokenizer or (theirs and needed)):
+        return (
+            f"Drafter {drafter.name} has tokenizer {theirs[:12] or 'unknown'}, verifier {verifier.name} "
+            f"{needed[:12] or 'unknown'}; use a drafter with the target's tokenizer."
+        )
+    if drafter.vocab_size > verifier.vocab_size:
+        return (
+            f"Drafter {drafter.name} has a vocabulary of {drafter.vocab_size} tokens, verifier {verifier.name} one of "
+            f"{verifier.vocab_size}; use a drafter with the target's vocabulary."
+        )
+    reason = "" if drafter.needs.is_optional else cannot_give(drafter.needs, verifier)
+    if reason:
+        return f"Drafter {drafter.name} needs hidden states: {reason}. Or use a drafter that works on token ids."
+    return ""
+
+
+def tap_for(session: str, drafter: DrafterInfo | None, verifier: VerifierInfo | None) -> Tap:
+    """What to ask of the session's verifier for its drafter; no taps where either is away, or can do without."""
+    if drafter is None or verifier is None or cannot_give(drafter.needs, verifier):
+        return Tap(session)
+    needs = drafter.needs
+    return Tap(session, needs.hidden_states, max(needs.history, 1)) if needs.hidden_states else Tap(session)

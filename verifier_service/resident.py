@@ -1,0 +1,178 @@
+"""A drafter inside the verifier process: asked between two steps, where that pays, with no network in between.
+
+It is a guest: whatever it raises is logged, and switches it off; sessions go on without it. It computes in a worker
+thread of its own while the loop waits, so that streams are served meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from paceline.core.errors import PacelineError
+from paceline.core.ports import Clock, Drafter
+from paceline.core.types import Commit, DraftJob, Guess, Needs, SessionSpec, Tap
+from paceline.speculation.draft_length import StepCost
+from paceline.speculation.drafting import DraftingSession
+from paceline.speculation.resident import ResidentPolicy, can_drafts_pay
+from paceline.speculation.session import VerifierSession
+from paceline.telemetry.metrics import VerifierMetrics
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A session as the drafter sees it."""
+
+    drafting: DraftingSession
+    is_open: bool = False
+    asked_ns: tuple[int, int] | None = None
+    """When it was asked for the step to come, Unix time."""
+
+
+_Asked = Sequence[tuple[VerifierSession, _Seat, DraftJob]]
+
+
+class Resident:
+    """``drafter`` may be None: then nobody is ever asked."""
+
+    def __init__(
+        self, drafter: Drafter | None, clock: Clock, metrics: VerifierMetrics, worker: Executor | None = None
+    ) -> None:
+        self._drafter = drafter
+        self._clock = clock
+        self._metrics = metrics
+        self._needs = drafter.info.needs if drafter is not None else Needs()
+        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="resident")
+        self._policy = ResidentPolicy()
+        self._seats: dict[str, _Seat] = {}
+        self._closing: list[str] = []
+
+    def join(self, state: VerifierSession, *, gives_features: bool) -> None:
+        """Follow a session from its opening on, if it wants drafts."""
+        if self._drafter is None or not state.spec.max_draft:
+            return
+        needs = self._needs if gives_features else Needs()
+        if needs.hidden_states:
+            state.listen(Tap(state.session, needs.hidden_states, max(1, needs.history)))
+        self._seats[state.session] = _Seat(
+            DraftingSession(state.spec, max_window=self._drafter.info.max_window, needs=needs)
+        )
+
+    def leave(self, session: str) -> None:
+        """Forget it; the drafter is told with the next call."""
+        seat = self._seats.pop(session, None)
+        if seat is not None and seat.is_open:
+            self._closing.append(session)
+        self._policy.forget(session)
+
+    def committed(self, state: VerifierSession, commit: Commit, saved: float) -> tuple[int, int] | None:
+        """A step ended, which saved so many plain steps; returns when it was asked for that step, if it was.
+
+        The hidden states behind the tokens are handed over as they are.
+        """
+        seat = self._seats.get(commit.session)
+        if seat is None:
+            return None
+        asked, seat.asked_ns = seat.asked_ns, None
+        if asked is not None:
+            self._policy.answered(commit.session, saved)
+        seat.drafting.commit(replace(commit, features=state.heard()))
+        return asked
+
+    async def consult(self, ready: Sequence[VerifierSession], budget: int, cost: StepCost) -> None:
+        """Add guesses to the draft trees of those sessions for which asking pays."""
+        if self._drafter is None:
+            return
+        asked = [one for state in self._chosen(ready, budget, cost) if (one := self._ask(state)) is not None]
+        if not asked and not self._closing:
+            return
+        try:
+            await self._call(self._drafter, asked)
+        except Exception:
+            _log.exception("resident drafter failed, switched off", extra={"drafter": self._drafter.info.name})
+            self._switch_off(ready)
+
+    def _chosen(self, ready: Sequence[VerifierSession], budget: int, cost: StepCost) -> list[VerifierSession]:
+        """Those for which asking pays, and those that want drafts whether that pays or not."""
+        open_to_it = [state for state in ready if self._room(state) > 0]
+        chosen = {state.session for state in open_to_it if state.spec.min_draft}
+        names = [state.session for state in open_to_it if state.session not in chosen]
+        if names and can_drafts_pay(len(ready), budget, cost):
+            chosen.update(self._policy.choose(names, len(ready), cost.seconds(len(ready))))
+        return [state for state in open_to_it if state.session in chosen]
+
+    def _room(self, state: VerifierSession) -> int:
+        """Tokens to ask for; none while the session isn't about to decode, or somebody else's guess is there."""
+        seat, path = self._seats.get(state.session), state.path().token_ids
+        if seat is None or state.num_pending > 1 or seat.drafting.path[: len(path)] != path:
+            return 0
+        return state.max_path - len(path)
+
+    def _ask(self, state: VerifierSession) -> tuple[VerifierSession, _Seat, DraftJob] | None:
+        seat = self._seats[state.session]
+        job = seat.drafting.job(self._room(state))
+        return None if job is None else (state, seat, job)
+
+    async def _call(self, drafter: Drafter, asked: _Asked) -> None:
+        closing, self._closing = self._closing, []
+        opening = [state.spec for state, seat, _ in asked if not seat.is_open]
+        started, started_ns = self._clock.monotonic(), self._clock.time_ns()
+        work = (drafter, closing, opening, [job for _, _, job in asked])
+        guesses = await asyncio.get_running_loop().run_in_executor(self._worker, _compute, *work)
+        seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
+        if not asked:
+            return
+        self._policy.called(len(asked), seconds)
+        self._metrics.draft_seconds.observe(seconds)
+        for state, seat, job in asked:
+            seat.asked_ns = started_ns, ended_ns
+            self._take(state, seat, job, guesses.get(job.session))
+
+    def _take(self, state: VerifierSession, seat: _Seat, job: DraftJob, guess: Guess | None) -> None:
+        if self._seats.get(state.session) is not seat:
+            if guess is not None and not seat.is_open:
+                self._closing.append(state.session)  # it was opened in this call, and left during it
+            return
+        if guess is None:  # the drafter has no room for it
+            del self._seats[state.session]
+            state.listen(Tap(state.session))
+            return
+        seat.is_open = True
+        draft = seat.drafting.extend(job, guess)
+        if draft is not None and draft.token_ids:
+            self._metrics.drafted_tokens.inc(len(guess.token_ids))
+            state.add(draft)
+            state.arrivals.settled()  # a draft is there: nobody waits for another one
+
+    def _switch_off(self, states: Sequence[VerifierSession]) -> None:
+        self._drafter = None
+        self._seats.clear()
+        for state in states:
+            state.listen(Tap(state.session))
+
+    def stop(self) -> None:
+        """Let go of the thread."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _compute(
+    drafter: Drafter, closing: Sequence[str], opening: Sequence[SessionSpec], jobs: Sequence[DraftJob]
+) -> dict[str, Guess]:
+    """In the worker thread. Sessions that the drafter refuses to open are missing in the answer."""
+    for session in closing:
+        drafter.close(session)
+    refused = set()
+    for spec in opening:
+        try:
+            drafter.open(spec)
+        except PacelineError as error:
+            _log.info("resident drafter refused", extra={"session": spec.session, "reason": str(error)})
+            refused.add(spec.session)
+    served = [job for job in jobs if job.session not in refused]
+    guesses = drafter.extend(served) if served else []
+    return {job.session: guess for job, guess in zip(served, guesses, strict=True)}
