@@ -48,6 +48,8 @@ class Admitted:
     profile: Profile
     allow_learning: bool
     """Verdicts about its drafts may be logged."""
+    wants_drafter: bool
+    """A drafter of the pool may guess for it."""
     verifier: VerifierInfo
     """What the session is pinned to: any verifier with this numerics id gives the same bits."""
     parent: TraceContext
@@ -103,6 +105,7 @@ def admit(
         min_draft=min_draft,
         profile=request.profile,
         allow_learning=request.allow_learning,
+        wants_drafter=max_draft > 0 and request.mode is DraftMode.PIPELINE,
         verifier=verifier,
         parent=parent,
         trace=child_of(parent),

@@ -188,7 +188,7 @@ class Session:
                 self._granted = 0
                 self._grant()
                 self._tap = Tap(admitted.session)
-        wants_drafts = admitted.max_draft > 0 and self._drafter.member is None
+        wants_drafts = admitted.wants_drafter and self._drafter.member is None
         is_new = wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)) is not None
         if is_new:
             self._drafter.send(self._spec())

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from paceline.cli.machine import provenance
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
-from paceline.cli.modes import MODES, Asking, make_runners, parse_modes
+from paceline.cli.modes import COLOCATED, MODES, Asking, make_runners, parse_modes
 from paceline.cli.prompts import PromptRow, read_prompts
 from paceline.cli.running import connected, numbers, run
 from paceline.cli.stack import StackOptions
@@ -54,7 +54,9 @@ def bench(
         rows = read_prompts(file, limit)
         law = SamplingParams(temperature=temperature, top_p=top_p)
         request = GenerateRequest("", sampling=law, seed=seed, max_tokens=max_tokens)
-        async with connected(target, StackOptions(verifier_model=model, drafter=drafter, port=0)) as client:
+        resident = drafter if COLOCATED in chosen else ""
+        options = StackOptions(verifier_model=model, drafter=drafter, resident=resident, port=0)
+        async with connected(target, options) as client:
             asking = Asking(request, (await client.describe()).has_chat_template)
             runners = await make_runners(chosen, client, asking, model)
             return await _measure(rows, runners, rounds, numbers(concurrency, "concurrency"))

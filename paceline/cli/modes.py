@@ -22,8 +22,9 @@ from paceline.text.tokenizer import Tokenizer
 
 PLAIN = DraftMode.PLAIN.value
 PIPELINE = DraftMode.PIPELINE.value
+COLOCATED = DraftMode.COLOCATED.value
 TRANSFORMERS = "transformers"
-MODES = (PLAIN, PIPELINE, TRANSFORMERS)
+MODES = (PLAIN, PIPELINE, COLOCATED, TRANSFORMERS)
 LONGEST_BLOCK = 64
 
 

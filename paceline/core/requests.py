@@ -12,10 +12,11 @@ from paceline.core.types import DrafterInfo, FinishReason, Profile, SamplingPara
 
 
 class DraftMode(StrEnum):
-    """How drafts are used."""
+    """Who drafts: nobody; drafters of the pool, and the verifier's own if it has one; or only that one."""
 
     PLAIN = "plain"
     PIPELINE = "pipeline"
+    COLOCATED = "colocated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from paceline.telemetry.spans import Tracer
 from paceline.testing.system import DRAFTER, VERIFIER
 from paceline.verifiers import create_backend
 from paceline.wire.server import serve
+from verifier_service.app import create_resident
+from verifier_service.resident import Resident
 from verifier_service.runtime import VerifierRuntime
 
 RuntimeT = TypeVar("RuntimeT", VerifierRuntime, DrafterRuntime, CoordinatorRuntime)
@@ -62,9 +64,11 @@ def serve_verifier(
     make: Callable[[VerifierSettings, Clock], VerifierBackend] = create_backend,
     listen: str = ANY_PORT,
 ) -> AbstractAsyncContextManager[Host[VerifierRuntime]]:
-    """A verifier."""
+    """A verifier, with the resident drafter that the settings name."""
     clock, tracer, metrics = SystemClock(), Tracer("verifier"), VerifierMetrics(CollectorRegistry())
-    runtime = VerifierRuntime(make(settings, clock), settings, clock, tracer=tracer, metrics=metrics)
+    backend = make(settings, clock)
+    resident = Resident(create_resident(settings, backend.info), clock, metrics)
+    runtime = VerifierRuntime(backend, settings, clock, tracer=tracer, metrics=metrics, resident=resident)
     service = verifier_service.service
     return _host(runtime, service.register(runtime, tracer), service.SERVICE, listen)
 

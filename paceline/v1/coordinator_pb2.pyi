@@ -35,6 +35,8 @@ class _DraftModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DraftMode.V
     """No drafts: the same engine, decoding one token per step."""
     DRAFT_MODE_PIPELINE: _DraftMode.ValueType  # 2
     """The drafter runs ahead on its likeliest path."""
+    DRAFT_MODE_COLOCATED: _DraftMode.ValueType  # 3
+    """Only a drafter inside the verifier guesses; without one, as plain."""
 
 class DraftMode(_DraftMode, metaclass=_DraftModeEnumTypeWrapper):
     """How drafts are used."""
@@ -45,6 +47,8 @@ DRAFT_MODE_PLAIN: DraftMode.ValueType  # 1
 """No drafts: the same engine, decoding one token per step."""
 DRAFT_MODE_PIPELINE: DraftMode.ValueType  # 2
 """The drafter runs ahead on its likeliest path."""
+DRAFT_MODE_COLOCATED: DraftMode.ValueType  # 3
+"""Only a drafter inside the verifier guesses; without one, as plain."""
 Global___DraftMode: _TypeAlias = DraftMode  # noqa: Y015
 
 @_typing.final

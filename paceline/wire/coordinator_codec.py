@@ -30,11 +30,16 @@ from paceline.core.types import DrafterInfo, VerifierInfo
 from paceline.v1 import coordinator_pb2 as pb
 from paceline.wire import codec
 
-_MODES = {DraftMode.PLAIN: pb.DRAFT_MODE_PLAIN, DraftMode.PIPELINE: pb.DRAFT_MODE_PIPELINE}
+_MODES = {
+    DraftMode.PLAIN: pb.DRAFT_MODE_PLAIN,
+    DraftMode.PIPELINE: pb.DRAFT_MODE_PIPELINE,
+    DraftMode.COLOCATED: pb.DRAFT_MODE_COLOCATED,
+}
 _MODES_BACK = {
     pb.DRAFT_MODE_UNSPECIFIED: DraftMode.PIPELINE,
     pb.DRAFT_MODE_PLAIN: DraftMode.PLAIN,
     pb.DRAFT_MODE_PIPELINE: DraftMode.PIPELINE,
+    pb.DRAFT_MODE_COLOCATED: DraftMode.COLOCATED,
 }
 
 

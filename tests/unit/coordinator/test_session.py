@@ -246,6 +246,17 @@ async def test_plain_requests_never_reach_a_drafter() -> None:
         listening.cancel()
 
 
+async def test_colocated_requests_never_reach_a_drafter_and_yet_have_drafts_checked() -> None:
+    async with staged(GenerateRequest(PROMPT, max_tokens=8, max_draft=8, mode=DraftMode.COLOCATED)) as stage:
+        assert stage.spec.max_draft == 8
+        stage.commit(3, 5, finish=FinishReason.LENGTH)
+        await stage.rest()
+        listening = asyncio.ensure_future(stage.drafter.hear(object))
+        await settle()
+        assert not listening.done()
+        listening.cancel()
+
+
 async def test_a_stop_string_inside_accepted_drafts_ends_everything_where_it_ends() -> None:
     async with staged(GenerateRequest(PROMPT, max_tokens=50, stop=("fg",), request_id="r1")) as stage:
         stage.commit(3, *ids("abc"))

@@ -38,7 +38,7 @@ from verifier_service.runtime import VerifierRuntime
 pytestmark = pytest.mark.looptime
 PROMPT = (1, 2, 3)
 LENGTH = 60
-REQUEST = GenerateRequest(PROMPT, max_tokens=LENGTH)
+REQUEST = GenerateRequest(PROMPT, max_tokens=LENGTH, max_draft=8)
 WARM = SamplingParams(temperature=0.8, top_p=0.95, seed=7)
 ALWAYS_RIGHT = replace(SYNTHETIC, agreement=1.0)
 
