@@ -6,6 +6,7 @@ rate follows it; what is random is drawn from (seed, epoch) and (seed, step).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -169,7 +170,8 @@ class Trainer:
             torch.save(state, part)
             os.replace(part, self._checkpoint)
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise ResourceExhausted(
                 f"out: {self._checkpoint} can't be written ({error}); free some space and start again, it goes on from "
                 "the last checkpoint."

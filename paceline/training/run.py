@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -97,7 +98,8 @@ def _write(manifest: Path, content: dict[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2), "utf-8")
         os.replace(part, manifest)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise ResourceExhausted(
             f"data: {manifest} can't be written ({error}); free some space, or choose another --data."
         ) from error

@@ -5,6 +5,7 @@ A shard is one safetensors file that appears whole or not at all; how many sampl
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ class ShardWriter:
             save_file(_join(self._waiting), part)
             os.replace(part, target)
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise ResourceExhausted(
                 f"data: {target} can't be written: {error}; free some space and start again, it goes on from here."
             ) from error

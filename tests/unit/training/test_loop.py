@@ -217,3 +217,9 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path) -> No
         train(tmp_path / "checkpoint")
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
     assert (tmp_path / "checkpoint").read_bytes() == before
+
+
+def test_a_place_where_no_checkpoint_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(ResourceExhausted, match=r"out: .*file/checkpoint can't be written"):
+        train(tmp_path / "file" / "checkpoint")
