@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,18 +87,35 @@ def _is_empty(directory: Path) -> bool:
 
 def write_trained(directory: Path, about: Description, weights: Mapping[str, torch.Tensor]) -> None:
     """Whole or not at all; replaces the drafter that is there. Raises ``ResourceExhausted`` when the disk is full."""
-    require_place(directory)
     blob = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    content = {"format": FORMAT, **asdict(about), "weights_digest": hashlib.sha256(blob).hexdigest()}
+
+    def fill(part: Path) -> None:
+        (part / WEIGHTS).write_bytes(blob)
+        write_description(part, about, blob)
+
+    write_whole(directory, fill)
+
+
+def write_description(directory: Path, about: Description, weights: bytes) -> None:
+    """Beside the file of weights that has this content."""
+    content = {"format": FORMAT, **asdict(about), "weights_digest": hashlib.sha256(weights).hexdigest()}
+    (directory / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def write_whole(directory: Path, fill: Callable[[Path], None]) -> None:
+    """What ``fill`` writes into a directory, at ``directory`` when it is complete; replaces the drafter there.
+
+    Raises ``ResourceExhausted`` when the disk is full, and leaves what was there.
+    """
+    require_place(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as room:
             part, former = Path(room, "new"), Path(room, "former")
             part.mkdir()
-            (part / WEIGHTS).write_bytes(blob)
-            (part / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+            fill(part)
             _replace(part, directory, former)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ResourceExhausted(
             f"out: {directory} can't be written ({error}); free some space or choose another place, and try again."
         ) from error

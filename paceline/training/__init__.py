@@ -13,6 +13,7 @@ from paceline.core.errors import InvalidRequest
 KINDS = {
     "mtp": "a block of tokens per call, from the target's hidden states",
     "medusa": "heads on the newest hidden state, second choices as branches",
+    "draft-model": "a language model of two layers with the target's tokenizer, for drafter=model",
 }
 """What can be trained, and what it is."""
 

@@ -201,7 +201,7 @@ def _rate_share(step: int, steps: int) -> float:
 
 
 def _optimizer(network: nn.Module, rate: float) -> torch.optim.Optimizer:
-    tables = [value for name, value in network.named_parameters() if "embedding" in name]
-    others = [value for name, value in network.named_parameters() if "embedding" not in name]
+    tables = [value for name, value in network.named_parameters() if "embed" in name]
+    others = [value for name, value in network.named_parameters() if "embed" not in name]
     groups = [{"params": others, "lr": rate}, {"params": tables, "lr": TABLE_RATE * rate}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)

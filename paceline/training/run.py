@@ -69,7 +69,7 @@ def run(plan: Plan, listener: Listener) -> Trained:
     train, held = read_samples(plan.data)
     listener.stage(f"training on {len(train)} texts, {len(held)} held out")
     record = {"command": plan.command, "paceline": __version__, "torch": torch.__version__, "prompts": sources}
-    subject = Subject(target, embeddings, stops, train, held)
+    subject = Subject(target, embeddings, stops, train, held, directory)
     trained: Trained = train_kind(subject, plan.out, plan.train, record, listener.step)
     return trained
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class Student(Protocol):
     """What the loop trains."""
 
     @property
-    def network(self) -> RowNetwork:
+    def network(self) -> nn.Module:
         """Whose parameters are trained and exported."""
 
     def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
@@ -68,6 +68,18 @@ class MedusaStudent:
         rows = network.rows(batch.features[chosen], seen, batch.words[chosen])
         for place in range(self._block):
             yield network.logits(network.states(rows, place))
+
+
+class ModelStudent:
+    """A language model: text alone, one place, since it goes on from its own tokens by itself."""
+
+    def __init__(self, network: Any) -> None:  # noqa: ANN401 - a causal model of transformers
+        self.network = network
+
+    def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
+        """See ``Student``; row i feeds token i + 1. What is padded comes last, so that no row looks at it."""
+        states = self.network.model(input_ids=batch.words, position_ids=batch.positions + 1, use_cache=False)
+        yield self.network.lm_head(states.last_hidden_state[batch.is_scored[..., 0]])
 
 
 def has_features(batch: Batch, generator: torch.Generator | None) -> torch.Tensor:

@@ -45,6 +45,8 @@ class Subject:
     stop_token_ids: Sequence[int]
     train: Sequence[Sample]
     held_out: Sequence[Sample]
+    directory: Path | None = None
+    """Where the target's files are, its tokenizer among them."""
 
 
 @dataclass(frozen=True, slots=True)
