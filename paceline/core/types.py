@@ -263,6 +263,8 @@ class Needs:
     """Width of the target's hidden states; 0 is any."""
     is_optional: bool = False
     """It guesses from token ids alone where the target gives no hidden states."""
+    target_digest: str = ""
+    """The only model that it was made for, as ``VerifierInfo.model_digest``; empty is any."""
 
 
 @dataclass(frozen=True, slots=True)

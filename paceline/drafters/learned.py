@@ -104,14 +104,21 @@ def begin(job: DraftJob, sampler: TrimmedSampler, block: int, *, can_guess: bool
     return GrowingGuess(job, sampler, most, list(job.context))
 
 
-def info_of(about: Description, block: int, max_sessions: int) -> DrafterInfo:
-    """The answer to Describe."""
+def info_of(about: Description, block: int, max_sessions: int, *, is_optional: bool = False) -> DrafterInfo:
+    """The answer to Describe; ``is_optional``: it also guesses without hidden states."""
     return DrafterInfo(
         name=f"{about.kind} {about.name}",
         model_digest=about.weights_digest,
         tokenizer_digest=about.target.tokenizer_digest,
         vocab_size=about.target.vocab_size,
-        needs=Needs(hidden_states=about.taps, history=about.history, same_tokenizer=True),
+        needs=Needs(
+            hidden_states=about.taps,
+            history=about.history,
+            same_tokenizer=True,
+            hidden_size=about.target.hidden_size,
+            is_optional=is_optional,
+            target_digest=about.target.digest,
+        ),
         max_sessions=max_sessions,
         max_window=block,
     )

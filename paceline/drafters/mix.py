@@ -149,7 +149,7 @@ def _merged(infos: Sequence[DrafterInfo]) -> DrafterInfo:
         vocab_size=max(info.vocab_size for info in infos),
         needs=_merged_needs(infos),
         max_sessions=min(info.max_sessions for info in infos),
-        max_window=min(info.max_window for info in infos),
+        max_window=max(info.max_window for info in infos),
     )
 
 
@@ -163,4 +163,14 @@ def _merged_needs(infos: Sequence[DrafterInfo]) -> Needs:
         tapping[0].needs if tapping else Needs(),
         history=max(info.needs.history for info in infos),
         same_tokenizer=any(info.needs.same_tokenizer for info in infos),
+        is_optional=bool(tapping) and all(info.needs.is_optional for info in tapping),
+        target_digest=_only([info.needs.target_digest for info in infos]),
     )
+
+
+def _only(digests: Sequence[str]) -> str:
+    """The target that parts were made for. Raises ``InvalidRequest`` when they were made for different ones."""
+    named = {digest for digest in digests if digest}
+    if len(named) > 1:
+        raise InvalidRequest("drafter: parts of this mix were made for different targets; mix drafters of one target.")
+    return next(iter(named), "")

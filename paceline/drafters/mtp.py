@@ -89,7 +89,7 @@ class MtpDrafter:
         self._window = self._network.shape.window
         self._lexicon = Lexicon(trained)
         self._sessions: dict[str, _Session] = {}
-        self.info = info_of(about, self._block, settings.max_sessions)
+        self.info = info_of(about, self._block, settings.max_sessions, is_optional=True)
 
     @classmethod
     def load(cls, settings: DrafterSettings) -> MtpDrafter:

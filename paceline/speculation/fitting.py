@@ -24,6 +24,12 @@ def misfit(drafter: DrafterInfo, verifier: VerifierInfo) -> str:
             f"Drafter {drafter.name} has a vocabulary of {drafter.vocab_size} tokens, verifier {verifier.name} one of "
             f"{verifier.vocab_size}; use a drafter with the target's vocabulary."
         )
+    made_for = drafter.needs.target_digest
+    if made_for and made_for != verifier.model_digest:
+        return (
+            f"Drafter {drafter.name} was made for the model {made_for[:12]}, verifier {verifier.name} serves "
+            f"{verifier.model_digest[:12]}; train one for this target, or use a drafter that fits any."
+        )
     reason = "" if drafter.needs.is_optional else cannot_give(drafter.needs, verifier)
     if reason:
         return f"Drafter {drafter.name} needs hidden states: {reason}. Or use a drafter that works on token ids."

@@ -183,6 +183,7 @@ class DescribeDrafterResponse(_message.Message):
     NEEDS_HISTORY_FIELD_NUMBER: _builtins.int
     NEEDS_HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     NEEDS_ARE_OPTIONAL_FIELD_NUMBER: _builtins.int
+    NEEDS_TARGET_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Kind and parameters, for people."""
     model_digest: _builtins.str
@@ -203,6 +204,8 @@ class DescribeDrafterResponse(_message.Message):
     """Width of the hidden states that it knows; 0 is any."""
     needs_are_optional: _builtins.bool
     """It guesses from token ids alone where there are no hidden states."""
+    needs_target_digest: _builtins.str
+    """The only model that it was made for, as DescribeVerifierResponse.model_digest; empty is any."""
     @_builtins.property
     def needs_hidden_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Taps whose hidden states it wants of committed positions, as in Tap."""
@@ -221,10 +224,11 @@ class DescribeDrafterResponse(_message.Message):
         needs_history: _builtins.int = ...,
         needs_hidden_size: _builtins.int = ...,
         needs_are_optional: _builtins.bool = ...,
+        needs_target_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_same_tokenizer", b"needs_same_tokenizer", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -374,6 +374,7 @@ def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse
         needs_history=info.needs.history,
         needs_hidden_size=info.needs.hidden_size,
         needs_are_optional=info.needs.is_optional,
+        needs_target_digest=info.needs.target_digest,
     )
 
 
@@ -390,6 +391,7 @@ def drafter_info_from_pb(message: drafter_pb2.DescribeDrafterResponse) -> Drafte
             same_tokenizer=message.needs_same_tokenizer,
             hidden_size=message.needs_hidden_size,
             is_optional=message.needs_are_optional,
+            target_digest=message.needs_target_digest,
         ),
         max_sessions=message.max_sessions,
         max_window=message.max_window,

@@ -146,6 +146,7 @@ drafter_info = st.builds(
         same_tokenizer=st.booleans(),
         hidden_size=u32,
         is_optional=st.booleans(),
+        target_digest=st.text(max_size=8),
     ),
     max_sessions=u32,
     max_window=u32,

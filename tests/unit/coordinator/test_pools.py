@@ -338,6 +338,12 @@ def test_verifiers_that_name_no_tokenizer_are_taken_as_they_are() -> None:
             "Or use a drafter that works on token ids.",
         ),
         (replace(DRAFTER, needs=Needs(hidden_states=(4,), is_optional=True)), ""),
+        (replace(DRAFTER, needs=Needs(target_digest=INFO.model_digest)), ""),
+        (
+            replace(DRAFTER, needs=Needs(target_digest="d" * 64)),
+            f"Drafter helper was made for the model dddddddddddd, verifier target serves {INFO.model_digest[:12]}; "
+            "train one for this target, or use a drafter that fits any.",
+        ),
     ],
 )
 def test_a_drafter_fits_a_verifier_or_there_is_a_reason(drafter: DrafterInfo, reason: str) -> None:

@@ -104,7 +104,7 @@ def test_limits_and_needs_are_those_that_suit_all_parts() -> None:
     first = DrafterInfo("a", "", "", 100, Needs((-1,), 4), max_sessions=9, max_window=32)
     second = DrafterInfo("b", "model", "digest", 200, Needs((-1,), 8, same_tokenizer=True), max_sessions=5)
     assert MixDrafter([Part(first), Part(second), part("c")]).info == DrafterInfo(
-        "mix(a, b, c)", "model", "digest", 200, Needs((-1,), 8, same_tokenizer=True), max_sessions=5, max_window=32
+        "mix(a, b, c)", "model", "digest", 200, Needs((-1,), 8, same_tokenizer=True), max_sessions=5, max_window=64
     )
 
 
@@ -118,6 +118,13 @@ def test_parts_that_tap_different_layers_are_refused() -> None:
     parts = [part("a", needs=Needs((-1,))), part("b", needs=Needs((3, -1)))]
     with pytest.raises(InvalidRequest, match="tap different layers"):
         MixDrafter(parts)
+
+
+def test_a_part_that_was_made_for_one_target_binds_the_whole() -> None:
+    made, other = (part(name, needs=Needs(target_digest=digest)) for name, digest in (("a", "one"), ("b", "two")))
+    assert MixDrafter([made, part("c")]).info.needs == Needs(target_digest="one")
+    with pytest.raises(InvalidRequest, match="made for different targets"):
+        MixDrafter([made, other])
 
 
 def test_sessions_are_opened_and_closed_at_every_part() -> None:

@@ -28,7 +28,7 @@ from paceline.drafters.mtp_network import causal_mask
 from paceline.models.sampling import RowSampler
 from paceline.sampling.accept import sample
 from paceline.sampling.processors import process
-from tests.support.tiny_drafters import BLOCK, CURVES, SHAPE, TAPS, make_trained, token_ids
+from tests.support.tiny_drafters import BLOCK, CURVES, HIDDEN, SHAPE, TAPS, make_trained, token_ids
 from tests.support.tiny_models import VOCAB, random_tokens
 
 TRAINED = make_trained()
@@ -364,7 +364,14 @@ def test_parameters_about_ids_that_do_not_exist_are_refused_and_take_no_seat() -
 def test_it_says_what_it_is_and_what_it_needs() -> None:
     info = make_drafter(max_sessions=3).info
     assert (info.name, info.tokenizer_digest, info.vocab_size) == ("mtp tiny", "tokenizer digest", VOCAB)
-    assert info.needs == Needs(hidden_states=TAPS, history=8, same_tokenizer=True)
+    assert info.needs == Needs(
+        hidden_states=TAPS,
+        history=8,
+        same_tokenizer=True,
+        hidden_size=HIDDEN,
+        is_optional=True,
+        target_digest="model digest",
+    )
     assert (info.max_sessions, info.max_window) == (3, BLOCK)
 
 
