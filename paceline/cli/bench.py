@@ -20,6 +20,7 @@ from paceline.cli.stack import StackOptions
 from paceline.cli.table import table
 from paceline.core.requests import GenerateRequest
 from paceline.core.types import SamplingParams
+from paceline.drafters.packaged import AUTO
 from paceline.text.resolve import PACKAGED
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
@@ -32,7 +33,7 @@ def bench(
     prompts: Path = typer.Option(None, help="JSONL with prompt, turns or token_ids; must be given."),
     target: str = typer.Option("", help="host:port of a coordinator; without, a local stack is found or started."),
     modes: str = typer.Option("plain,pipeline", help=f"Of {', '.join(MODES)}, draft lengths; the first is the base."),
-    drafter: str = typer.Option("suffix", help="Of a stack that is started here."),
+    drafter: str = typer.Option(AUTO, help="Of a stack that is started here."),
     model: str = typer.Option(PACKAGED, help="Of a stack that is started here, and of mode transformers."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
     max_tokens: int = typer.Option(128, min=1, help="Output tokens per prompt."),

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from paceline.cli.supervisor import Child, Program, Ready, kept_alive, stop_all
 from paceline.core.errors import NotFound, Unavailable
+from paceline.drafters.packaged import AUTO, choose_drafter
 from paceline.text.resolve import PACKAGED, cache_root, model_directory
 
 START_S = 300.0
@@ -26,10 +27,10 @@ class StackOptions:
 
     verifier_model: str = PACKAGED
     backend: str = "torch"
-    drafter: str = "suffix"
+    drafter: str = AUTO
     drafter_model: str = ""
     resident: str = ""
-    """Drafter inside the verifiers."""
+    """Drafter inside the verifiers; empty for none."""
     resident_model: str = ""
     num_verifiers: int = 1
     num_drafters: int = 1
@@ -62,6 +63,7 @@ async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]
     """Start in order, keep alive for the length of the block, end in reverse order."""
     logs = cache_root() / "logs" / str(os.getpid())
     logs.mkdir(parents=True, exist_ok=True)
+    options = _chosen(options)
     async with AsyncExitStack() as closing:
         stack = Stack("", "", [])
         children: list[Child] = []
@@ -74,6 +76,17 @@ async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]
         stack.grpc = (await _start(front, logs, stack, children)).address
         async with kept_alive(children):
             yield stack
+
+
+def _chosen(options: StackOptions) -> StackOptions:
+    """With the drafters that ``auto`` stands for."""
+    if options.backend == "synthetic" and options.drafter == AUTO:
+        options = replace(options, drafter="synthetic")
+    drafter, drafter_model = choose_drafter(options.drafter, options.drafter_model, options.verifier_model)
+    resident, resident_model = choose_drafter(options.resident, options.resident_model, options.verifier_model)
+    return replace(
+        options, drafter=drafter, drafter_model=drafter_model, resident=resident, resident_model=resident_model
+    )
 
 
 async def _start(program: Program, logs: Path, stack: Stack, children: list[Child]) -> Ready:

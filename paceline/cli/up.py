@@ -15,6 +15,8 @@ from paceline.cli.running import program, run, say
 from paceline.cli.stack import Stack, StackOptions, address_file, running_stack
 from paceline.config.packaged import NAMES
 from paceline.core.errors import InvalidRequest, NotFound
+from paceline.drafters import DRAFTERS
+from paceline.drafters.packaged import AUTO
 from paceline.text.resolve import PACKAGED
 from paceline.wire.server import until_signal
 
@@ -23,10 +25,12 @@ _ROLES = ("verifier", "drafter", "coordinator")
 
 def up(
     verifier_model: str = typer.Option(PACKAGED, help=f"Directory, .gguf file, hub name, or {NAMES} (packaged)."),
-    drafter: str = typer.Option("suffix", help="suffix, ngram, model, random, synthetic or mix:suffix,ngram."),
-    drafter_model: str = typer.Option("", help="Model of the model drafter, as --verifier-model."),
-    resident: str = typer.Option("", help="A drafter inside the verifier, named as --drafter; none without."),
-    resident_model: str = typer.Option("", help="Model of the resident drafter, as --verifier-model."),
+    drafter: str = typer.Option(AUTO, help=f"auto (the best there is), {', '.join(DRAFTERS)}, or several: mix:a,b."),
+    drafter_model: str = typer.Option(
+        "", help="What it loads: a model, or a directory made by paceline train."
+    ),
+    resident: str = typer.Option("", help="A drafter inside the verifier, named as --drafter; empty for none."),
+    resident_model: str = typer.Option("", help="What the resident drafter loads, as --drafter-model."),
     verifiers: int = typer.Option(1, min=1, help="Verifier processes."),
     drafters: int = typer.Option(1, min=0, help="Drafter processes; 0 decodes plainly."),
     backend: str = typer.Option("torch", help="torch, or synthetic for a model made of hashes."),
@@ -42,7 +46,7 @@ def up(
         options = StackOptions(
             verifier_model=verifier_model,
             backend=backend,
-            drafter="synthetic" if backend == "synthetic" and drafter == "suffix" else drafter,
+            drafter=drafter,
             drafter_model=drafter_model,
             resident=resident,
             resident_model=resident_model,
