@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from paceline.config.settings import DrafterSettings, VerifierSettings
 from paceline.core.errors import InvalidRequest
-from paceline.core.ports import Drafter
+from paceline.core.ports import Drafter, TargetState
 from paceline.core.types import VerifierInfo
 from paceline.drafters import create_drafter
 from paceline.speculation.fitting import misfit
@@ -28,7 +28,7 @@ async def run(settings: VerifierSettings) -> None:
     telemetry, clock = setup.start("verifier", settings.server), SystemClock()
     backend = await asyncio.to_thread(create_backend, settings, clock)
     metrics = VerifierMetrics(telemetry.registry)
-    drafter = await asyncio.to_thread(create_resident, settings, backend.info)
+    drafter = await asyncio.to_thread(create_resident, settings, backend.info, backend.state)
     resident = Resident(drafter, clock, metrics)
     runtime = VerifierRuntime(backend, settings, clock, tracer=telemetry.tracer, metrics=metrics, resident=resident)
 
@@ -49,7 +49,9 @@ async def run(settings: VerifierSettings) -> None:
         telemetry.stop()
 
 
-def create_resident(settings: VerifierSettings, target: VerifierInfo) -> Drafter | None:
+def create_resident(
+    settings: VerifierSettings, target: VerifierInfo, state: TargetState | None = None
+) -> Drafter | None:
     """The drafter that lives here, if any. Raises ``InvalidRequest`` for one that doesn't fit the target."""
     if not settings.resident:
         return None
@@ -63,7 +65,8 @@ def create_resident(settings: VerifierSettings, target: VerifierInfo) -> Drafter
             max_sessions=target.max_sessions,
             max_context=settings.max_context,
             synthetic=settings.synthetic,
-        )
+        ),
+        state,
     )
     reason = misfit(drafter.info, target)
     if reason:

@@ -60,7 +60,7 @@ class VerifierSettings:
     backend: str = "torch"
     """torch or synthetic."""
     model: str = "smollm2"
-    """Directory, GGUF file, hub name, or ``smollm2`` for the packaged default."""
+    """Directory, GGUF file, hub name, or ``smollm2`` or ``gemma3`` from their packages."""
     dtype: str = "auto"
     """bfloat16, float32 or auto (bfloat16 where the processor has it)."""
     threads: int = 0
@@ -88,7 +88,7 @@ class DrafterSettings:
     server: ServerSettings = field(default_factory=ServerSettings)
     drafter: str = "suffix"
     """suffix, ngram, model, mtp, medusa, random, synthetic, or mix of several: ``mix:suffix,ngram`` (or
-    ``mix:suffix+ngram``)."""
+    ``mix:suffix+ngram``); gemma_assistant in a verifier's process only."""
     parts: tuple[str, ...] = ("suffix", "ngram")
     """For ``mix`` without a colon: the drafters that it mixes; each reads its own settings from this table."""
     model: str = ""

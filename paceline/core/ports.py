@@ -43,12 +43,30 @@ class Clock(Protocol):
         """Return after ``seconds`` of this clock."""
 
 
+class TargetState(Protocol):
+    """What drafters in the verifier's process may read of the target between two steps; they can't change it.
+
+    How keys and values lie in memory is between a back end and the drafters that know it.
+    """
+
+    @property
+    def model_digest(self) -> str:
+        """As ``VerifierInfo.model_digest``."""
+
+    def length(self, session: str) -> int:
+        """Positions whose keys and values can be read. All are committed: a rejected draft is gone with its step."""
+
+
 class VerifierBackend(Protocol):
     """The target model. Called by one batching loop, one step at a time."""
 
     @property
     def info(self) -> VerifierInfo:
         """What is served; constant."""
+
+    @property
+    def state(self) -> TargetState | None:
+        """For drafters that need keys and values; None when there are none."""
 
     def open(self, spec: SessionSpec) -> None:
         """Take a KV slot for the session; its context is fed by later steps.

@@ -265,6 +265,8 @@ class Needs:
     """It guesses from token ids alone where the target gives no hidden states."""
     target_digest: str = ""
     """The only model that it was made for, as ``VerifierInfo.model_digest``; empty is any."""
+    kv: bool = False
+    """The target's keys and values (``core.ports.TargetState``): only in the verifier's process."""
 
 
 @dataclass(frozen=True, slots=True)

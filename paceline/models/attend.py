@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from paceline.core.errors import Unsupported
 from paceline.models import kernels
 
+FULL = "full_attention"
+"""The kind of layer that sees its whole past, in the library's words."""
 Bits = NDArray[np.uint16] | NDArray[np.float32]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import transformers
 
-from paceline.models.attend import Bits, KeyValues, as_array, attend
+from paceline.models.attend import FULL, Bits, KeyValues, as_array, attend
 from paceline.models.kernels import rms_norm, rope_and_store, silu_gate
 from paceline.models.packed import PackedLinear
 from paceline.models.rows import LAST, Output, Rows
@@ -99,6 +99,14 @@ class FusedForward:
         logits = self._head(kept) if len(kept) else torch.empty(0, self._head.out_features, dtype=x.dtype)
         features = [normed if tap == LAST else tapped[tap] for tap in rows.taps]
         return Output(logits, torch.cat(features, 1) if features else None)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """[n] to [n, hidden]."""
+        return self._embedding[token_ids]
+
+    def keys_and_values(self, kind: str) -> KeyValues | None:
+        """Of the last layer; all are of one kind."""
+        return self._layers[-1].cache if kind == FULL else None
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         normed = torch.empty_like(x)

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from paceline.core.errors import PacelineError, Unsupported
+from paceline.models.attend import KeyValues
 from paceline.models.fused import FusedForward, can_fuse
 from paceline.models.generic import GenericForward, stock_logits
 from paceline.models.loading import LoadedModel
 from paceline.models.rows import Output, Rows, Segment, lay_out
 from paceline.models.slots import SlotTable
+from paceline.models.view import TargetView
 
 _PROBE = tuple(7919 * i + 13 for i in range(12))
 """Tokens on which a forward pass is compared with another, modulo the vocabulary."""
@@ -38,6 +40,12 @@ class Forward(Protocol):
 
     def run(self, rows: Rows) -> Output:
         """Logits of the rows that are kept, features of all."""
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """[n] to [n, hidden], as the first layer gets them."""
+
+    def keys_and_values(self, kind: str) -> KeyValues | None:
+        """Of the last layer of this kind that makes its own; None without such a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,14 @@ class ModelRunner:
     def close(self, session: str) -> None:
         """Free it."""
         self.slots.close(session)
+
+    def truncate(self, session: str, length: int) -> None:
+        """Forget what is cached from position ``length`` on."""
+        self.slots.extend(session, length, 0)
+
+    def view(self) -> TargetView:
+        """For drafters in this process; made before the first session."""
+        return TargetView(self.loaded, self.slots, self._forward.embed, self._forward.keys_and_values)
 
     def logits(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """One tensor [keep, vocab] per feed; each session's cache then ends with its feed."""

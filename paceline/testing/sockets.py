@@ -67,7 +67,7 @@ def serve_verifier(
     """A verifier, with the resident drafter that the settings name."""
     clock, tracer, metrics = SystemClock(), Tracer("verifier"), VerifierMetrics(CollectorRegistry())
     backend = make(settings, clock)
-    resident = Resident(create_resident(settings, backend.info), clock, metrics)
+    resident = Resident(create_resident(settings, backend.info, backend.state), clock, metrics)
     runtime = VerifierRuntime(backend, settings, clock, tracer=tracer, metrics=metrics, resident=resident)
     service = verifier_service.service
     return _host(runtime, service.register(runtime, tracer), service.SERVICE, listen)

@@ -15,6 +15,8 @@ from paceline.verifiers.checks import check
 class SyntheticVerifier:
     """Keeps each session's tokens the way a real one keeps KV, so that a wrong cache length shows."""
 
+    state = None
+
     def __init__(self, settings: VerifierSettings, clock: Clock) -> None:
         synthetic = settings.synthetic
         self._model = HashModel(synthetic.vocab_size, synthetic.model_seed)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from paceline.config.settings import VerifierSettings
+from paceline.core.ports import TargetState
 from paceline.core.types import SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
 from paceline.models.frames import make_frames, union_of_taps
 from paceline.models.invariance import Invariance, settle
@@ -41,6 +42,7 @@ class TorchVerifier:
         self._runner = runner
         self._worker = worker
         self._sessions: dict[str, _Session] = {}
+        self.state: TargetState | None = runner.view()
         self.info = VerifierInfo(
             name=loaded.name,
             model_digest=loaded.digest,
@@ -98,6 +100,9 @@ class TorchVerifier:
         outputs = self._runner.run(feeds, taps)
         computed = time.perf_counter()
         outcomes = tuple(self._judge(item, output, taps) for item, output in zip(items, outputs, strict=True))
+        for item, outcome in zip(items, outcomes, strict=True):
+            # Whoever reads the cache between two steps finds no rejected draft in it.
+            self._runner.truncate(item.session, item.start + item.num_committed + outcome.accepted)
         return StepResult(outcomes, computed - started, time.perf_counter() - computed)
 
     def _judge(self, item: StepItem, output: Output, taps: tuple[int, ...]) -> StepOutcome:

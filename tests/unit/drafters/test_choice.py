@@ -14,7 +14,8 @@ from paceline.models.hash_model import HashModel
 
 
 def test_an_unknown_drafter_is_refused_with_the_choice() -> None:
-    with pytest.raises(InvalidRequest, match="choose one of suffix, ngram, model, random, synthetic, mtp, medusa, mix"):
+    names = "suffix, ngram, model, random, synthetic, mtp, medusa, mix, gemma_assistant"
+    with pytest.raises(InvalidRequest, match=f"choose one of {names}"):
         create_drafter(DrafterSettings(drafter="oracle"))
 
 

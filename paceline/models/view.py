@@ -1,0 +1,67 @@
+"""What a drafter in the verifier's process sees of its target: keys and values of committed positions, embeddings.
+
+It can't change anything, and it can't see a rejected draft: the back end truncates a session's cache to what was
+committed before it lets go of a step, and the view ends where the cache does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from paceline.models.attend import KeyValues, Places, attend
+from paceline.models.loading import LoadedModel
+from paceline.models.slots import SlotTable
+
+
+class TargetView:
+    """``core.ports.TargetState``, read between two steps, in the thread that makes the steps or while it waits."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        slots: SlotTable,
+        embed: Callable[[torch.Tensor], torch.Tensor],
+        keys_and_values: Callable[[str], KeyValues | None],
+    ) -> None:
+        self.name = loaded.name
+        self.model_digest = loaded.digest
+        self.tokenizer_digest = loaded.tokenizer_digest
+        self.vocab_size = loaded.vocab_size
+        self.max_context = loaded.max_context
+        self.dtype = loaded.dtype
+        self._slots = slots
+        self._embed = embed
+        self._keys_and_values = keys_and_values
+        self.hidden_size = self.embed([0]).shape[1]
+
+    def length(self, session: str) -> int:
+        """Positions whose keys and values are there; 0 for an unknown session."""
+        return self._slots.length(session) if session in self._slots else 0
+
+    def embed(self, tokens: Sequence[int]) -> torch.Tensor:
+        """[n, hidden], as the target's first layer gets them."""
+        with torch.inference_mode():
+            return self._embed(torch.tensor(list(tokens), dtype=torch.int64))
+
+    def shape(self, kind: str) -> tuple[int, int] | None:
+        """(heads of keys and values, dimensions of a head) of layers of this kind; None when there are none."""
+        cache = self._keys_and_values(kind)
+        return None if cache is None else (cache.keys.shape[1], cache.keys.shape[2])
+
+    def attend(
+        self, kind: str, q: NDArray[np.float32], sessions: Sequence[str], window: int, out: torch.Tensor
+    ) -> None:
+        """``out`` [rows, heads * d] from scaled queries [rows, heads, d]: row i sees all of ``sessions[i]``.
+
+        window: only so many of the newest positions; 0 for all. Each session has at least one position.
+        """
+        cache = self._keys_and_values(kind)
+        if cache is None:
+            raise KeyError(kind)
+        slots = np.array([self._slots.slot(session) for session in sessions], np.int64)
+        lengths = np.array([self._slots.length(session) for session in sessions], np.int64)
+        attend(q, cache, Places(slots, lengths - 1), window, out)
