@@ -34,6 +34,7 @@ from paceline.models.invariance import settle
 from paceline.models.runner import Feed, ModelRunner
 from paceline.models.threads import use_threads
 from paceline.testing.clock import LoopClock
+from paceline.testing.reference import reference
 from paceline.testing.system import VERIFIER, LocalSystem, drafter, local_system, verifier
 from paceline.testing.witness import FeatureWitness
 from paceline.testing.workers import InlineWorker
@@ -243,10 +244,12 @@ async def test_a_remote_and_a_resident_drafter_each_get_what_they_need(world: Wo
 
 @pytest.mark.looptime
 async def test_a_drafter_that_can_do_without_drafts_for_a_target_that_gives_none() -> None:
-    witness = FeatureWitness(replace(NEEDS, is_optional=True), lambda context: (1, 2))
+    text = (1, 2, 3, *reference((1, 2, 3), 40))
+    witness = FeatureWitness(replace(NEEDS, is_optional=True), lambda context: text[len(context) :])
     async with local_system([verifier(VERIFIER)], [drafter(DrafterSettings(), lambda _: witness)]) as running:
         done = await running.complete(GenerateRequest((1, 2, 3), max_tokens=20))
-    assert done.finished.speculative.num_draft_tokens > 0
+    assert done.token_ids == text[3:23]
+    assert done.finished.speculative.num_accepted_draft_tokens > 0
     assert {job.features for job in witness.jobs} == {()}
 
 
