@@ -36,6 +36,8 @@ def train(
     kind: str = typer.Argument(next(iter(KINDS)), help=_KINDS),
     target: str = typer.Option(PACKAGED, help="Directory, .gguf file, hub name, or a packaged model."),
     prompts: list[Path] = typer.Option([], help="JSONL with prompt, turns or token_ids; repeatable."),
+    from_log: Path = typer.Option(None, help="Directory of a coordinator's verdict_log to learn from, not prompts."),
+    init: Path = typer.Option(None, help="Drafter of the same kind and target to go on from; keeps its block, vocab."),
     out: Path = typer.Option(None, help="Directory to export to; replaced whole."),
     data: Path = typer.Option(None, help="Where the target's texts are kept; OUT.data without."),
     minutes: float = typer.Option(30.0, min=0.01, help="Time for training itself."),
@@ -69,8 +71,9 @@ def train(
         out=out,
         data=data or Path(f"{out}.data"),
         distil=DistilOptions(max_tokens=max_tokens, seed=seed),
-        train=TrainOptions(block, vocab, schedule, LossWeights(overlap=overlap)),
+        train=TrainOptions(block, vocab, schedule, LossWeights(overlap=overlap), init),
         command=_command(),
+        log=from_log,
     )
     resume = "the same command goes on from the last checkpoint"
     _tell(_work(lambda listener: run(plan, listener), resume, as_json=as_json), as_json)

@@ -38,7 +38,7 @@ class TrainedDrafter:
         return self.weights[TOKEN_IDS].long()
 
 
-def read_trained(directory: Path, kind: str) -> TrainedDrafter:
+def read_description(directory: Path, kind: str) -> Description:
     """Raises ``NotFound`` and ``InvalidRequest``, which name the file and the remedy."""
     file = directory / DESCRIPTION
     if not file.is_file():
@@ -46,6 +46,12 @@ def read_trained(directory: Path, kind: str) -> TrainedDrafter:
     about = parse_description(file)
     if about.kind != kind:
         raise InvalidRequest(f"model: {directory} holds a drafter of kind {about.kind!r}; set drafter={about.kind}.")
+    return about
+
+
+def read_trained(directory: Path, kind: str) -> TrainedDrafter:
+    """Raises ``NotFound`` and ``InvalidRequest``, which name the file and the remedy."""
+    about = read_description(directory, kind)
     weights = directory / WEIGHTS
     if not weights.is_file():
         raise NotFound(f"model: {directory} has no {WEIGHTS}; pickled weights are never read, export it again.")

@@ -13,7 +13,8 @@ import torch
 from paceline.config.settings import DrafterSettings
 from paceline.core.ports import Drafter
 from paceline.drafters.description import Description
-from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, write_trained
+from paceline.drafters.learned import load_weights
+from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, read_trained, write_trained
 from paceline.training.batches import Vocabulary, batches
 from paceline.training.calibrate import calibrate
 from paceline.training.distil import HISTORY
@@ -21,7 +22,15 @@ from paceline.training.evaluate import Score, replay
 from paceline.training.generate import Sample
 from paceline.training.loop import Course, Progress, Trainer
 from paceline.training.students import Student
-from paceline.training.subject import Subject, Trained, TrainOptions, choose_vocabulary, default_taps
+from paceline.training.subject import (
+    Subject,
+    Trained,
+    TrainOptions,
+    choose_vocabulary,
+    coverage,
+    default_taps,
+    require_same_target,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +55,30 @@ def train_blocks(
 
     ``record`` goes into the description.
     """
-    vocabulary, coverage = choose_vocabulary(subject, options.vocab)
-    torch.manual_seed(options.schedule.seed)
-    student = kind.make(subject, vocabulary, options.block)
+    student, vocabulary, block = _begin(kind, subject, options)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    course = Course(subject.train, vocabulary, options.block, options.schedule, options.weights)
+    course = Course(subject.train, vocabulary, block, options.schedule, options.weights)
     Trainer(student, course, checkpoint).run(tell)
-    trained = _describe(kind, student, vocabulary, subject, out.name, options.block)
-    score = evaluate(kind, trained, subject.held_out)
-    figures = {"coverage": round(coverage, 4), "held_out_tau": round(score.tau, 3)}
+    trained = _describe(kind, student, vocabulary, subject, out.name, block)
+    score, share = evaluate(kind, trained, subject.held_out), coverage(subject, vocabulary)
+    figures = {"coverage": round(share, 4), "held_out_tau": round(score.tau, 3)}
     write_trained(out, dataclasses.replace(trained.about, training={**record, **figures}), trained.weights)
     checkpoint.unlink(missing_ok=True)
-    return Trained(out, sum(one.numel() for one in student.network.parameters()), coverage, score)
+    return Trained(out, sum(one.numel() for one in student.network.parameters()), share, score)
+
+
+def _begin(kind: BlockKind, subject: Subject, options: TrainOptions) -> tuple[Student, Vocabulary, int]:
+    """A student, its words and its block: anew, or as an export left them."""
+    torch.manual_seed(options.schedule.seed)
+    if options.init is None:
+        vocabulary, _ = choose_vocabulary(subject, options.vocab)
+        return kind.make(subject, vocabulary, options.block), vocabulary, options.block
+    former = read_trained(options.init, kind.name)
+    require_same_target(former.about, subject, options.init)
+    vocabulary = Vocabulary(former.token_ids.tolist(), subject.identity.vocab_size)
+    student = kind.make(subject, vocabulary, former.about.block)
+    load_weights(student.network, former)
+    return student, vocabulary, former.about.block
 
 
 def _describe(

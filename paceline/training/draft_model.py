@@ -13,14 +13,14 @@ from transformers.utils import logging as transformers_logging
 
 from paceline.drafters.description import Description
 from paceline.drafters.model import ModelDrafter
-from paceline.drafters.trained import write_description, write_whole
+from paceline.drafters.trained import read_description, write_description, write_whole
 from paceline.models.loading import choose_dtype, load
 from paceline.models.runner import ModelRunner
 from paceline.training.batches import Vocabulary
 from paceline.training.evaluate import TOGETHER, Score, replay
 from paceline.training.loop import Course, Progress, Trainer
 from paceline.training.students import QUIET, ModelStudent
-from paceline.training.subject import Subject, Trained, TrainOptions
+from paceline.training.subject import Subject, Trained, TrainOptions, require_same_target
 
 LAYERS, MAX_CONTEXT = 2, 8192
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -32,8 +32,7 @@ def train(
 ) -> Trained:
     """As the other kinds; it can say all that the target can, whatever ``options.vocab``."""
     torch.manual_seed(options.schedule.seed)
-    model: Any = LlamaForCausalLM(config_for(subject))
-    _start(model, subject.embeddings)
+    model = _begin(subject, options.init)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     size = subject.identity.vocab_size
     course = Course(subject.train, Vocabulary(range(size), size), 1, options.schedule, options.weights)
@@ -70,6 +69,17 @@ def config_for(subject: Subject) -> LlamaConfig:
     )
 
 
+def _begin(subject: Subject, init: Path | None) -> Any:  # noqa: ANN401
+    """A model in float32: anew, or as an export left it."""
+    if init is None:
+        model: Any = LlamaForCausalLM(config_for(subject))
+        _start(model, subject.embeddings)
+        return model
+    about = read_description(init, "model")
+    require_same_target(about, subject, init)
+    return load(init, torch.float32, max_context=MAX_CONTEXT).model
+
+
 def _start(model: Any, embeddings: torch.Tensor) -> None:  # noqa: ANN401
     """From the target's table; layers add little at first."""
     with torch.no_grad():
@@ -102,7 +112,7 @@ def describe(subject: Subject, name: str, block: int, record: dict[str, Any]) ->
     config = config_for(subject)
     sizes = {"width": config.hidden_size, "layers": config.num_hidden_layers, "inner": config.intermediate_size}
     return Description(
-        kind="draft-model",
+        kind="model",
         name=name,
         target=subject.identity,
         taps=(),

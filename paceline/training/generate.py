@@ -78,6 +78,13 @@ class _Run:
         return str(self.index)
 
 
+def top_tokens(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest tokens [rows, count] int32 and their log-probabilities at temperature 1, bfloat16."""
+    top = logits.topk(count, -1)
+    logprobs = top.values.float() - logits.float().logsumexp(-1, keepdim=True)
+    return top.indices.int(), logprobs.bfloat16()
+
+
 class Generator:
     """Keeps as many continuations going as the runner has slots; prompts must leave room for their answers."""
 
@@ -152,9 +159,7 @@ class Generator:
     def _draw(self, ready: Sequence[tuple[_Run, torch.Tensor]]) -> list[int]:
         logits = torch.stack([row for _, row in ready])
         if self._num_top:
-            top = logits.topk(self._num_top, -1)
-            logprobs = (top.values.float() - logits.float().logsumexp(-1, keepdim=True)).bfloat16()
-            for (run, _), ids, values in zip(ready, top.indices.int(), logprobs, strict=True):
+            for (run, _), ids, values in zip(ready, *top_tokens(logits, self._num_top), strict=True):
                 run.tops.append((ids, values))
         drawn: list[int] = logits.argmax(-1).tolist()
         for i, (run, row) in enumerate(ready):

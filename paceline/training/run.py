@@ -21,6 +21,8 @@ from paceline.training import trainer
 from paceline.training.distil import DistilOptions, Made, distil, prompt_ids
 from paceline.training.loop import Progress
 from paceline.training.prompts import count_sources, read_training_prompts
+from paceline.training.recall import digest_of, logged_texts, recall_all
+from paceline.training.shards import shard_files
 from paceline.training.subject import Subject, Trained, TrainOptions, default_taps, identity, read_samples
 
 NUM_SLOTS = 96
@@ -44,6 +46,8 @@ class Plan:
     train: TrainOptions
     command: str
     """For the record."""
+    log: Path | None = None
+    """Directory of verdicts to learn from, instead of prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ def run(plan: Plan, listener: Listener) -> Trained:
 def _regenerate(plan: Plan, loaded: LoadedModel, directory: Path, listener: Listener) -> dict[str, int]:
     """Texts of the target in ``plan.data``; what they were made from."""
     manifest = plan.data / MANIFEST
+    if plan.log is not None:
+        return _recall(plan, plan.log, loaded, listener)
     if not plan.prompts:
         return _sources(manifest, loaded.digest)
     prompts = read_training_prompts(plan.prompts)
@@ -89,6 +95,38 @@ def _regenerate(plan: Plan, loaded: LoadedModel, directory: Path, listener: List
     taps = default_taps(loaded.model.config.get_text_config().num_hidden_layers)
     distil(ModelRunner(loaded, NUM_SLOTS), ids, plan.data, plan.distil, taps=taps, tell=listener.made)
     return sources
+
+
+def _recall(plan: Plan, log: Path, loaded: LoadedModel, listener: Listener) -> dict[str, int]:
+    """What is in the log by now, in ``plan.data``; data of a log that has grown are made anew."""
+    if plan.prompts:
+        raise InvalidRequest("from-log: a log is learned from instead of prompts; give one of both.")
+    manifest = plan.data / MANIFEST
+    known = _log_digest(manifest, plan.data)
+    taps = default_taps(loaded.model.config.get_text_config().num_hidden_layers)
+    target = loaded.digest
+    runner = ModelRunner(loaded, 1)
+    texts = logged_texts(log, runner)
+    sources, digest = {"verdict log": len(texts)}, digest_of(texts)
+    if known == f"{target} {digest}":
+        return sources
+    _write(manifest, {"target": target, "prompts": sources, "log": ""})
+    for file in shard_files(plan.data):
+        file.unlink()
+    listener.stage(f"the target reads {len(texts)} texts of the log again")
+    recall_all(runner, texts, plan.data, taps=taps, tell=listener.made)
+    _write(manifest, {"target": target, "prompts": sources, "log": f"{target} {digest}"})
+    return sources
+
+
+def _log_digest(manifest: Path, data: Path) -> str:
+    """What log the data are of; empty for a new place. Raises ``InvalidRequest`` for data that no log made."""
+    if not manifest.is_file() and not shard_files(data):
+        return ""
+    try:
+        return str(json.loads(manifest.read_text("utf-8"))["log"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"data: {data} was not made from a log; choose another --data.") from error
 
 
 def _write(manifest: Path, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from paceline.core.errors import InvalidRequest
-from paceline.drafters.description import TargetIdentity
+from paceline.drafters.description import Description, TargetIdentity
 from paceline.models.loading import LoadedModel
 from paceline.training.batches import Vocabulary, likeliest
 from paceline.training.evaluate import Score
@@ -33,6 +33,8 @@ class TrainOptions:
     vocab: int = 8192
     schedule: Schedule = field(default_factory=Schedule)
     weights: LossWeights = field(default_factory=LossWeights)
+    init: Path | None = None
+    """Export of the same kind for the same target to go on from; its block and its vocabulary stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,28 @@ def _is_usable(sample: Sample) -> bool:
 
 def choose_vocabulary(subject: Subject, size: int) -> tuple[Vocabulary, float]:
     """The tokens that the target says most often, and the share of its output that they are."""
-    target_vocab = subject.identity.vocab_size
-    counts = torch.zeros(target_vocab)
+    vocabulary = Vocabulary(likeliest(_counts(subject), size, subject.stop_token_ids), subject.identity.vocab_size)
+    return vocabulary, coverage(subject, vocabulary)
+
+
+def coverage(subject: Subject, vocabulary: Vocabulary) -> float:
+    """Share of the target's output that a vocabulary can say."""
+    counts = _counts(subject)
+    return float(counts[vocabulary.token_ids].sum() / counts.sum())
+
+
+def _counts(subject: Subject) -> torch.Tensor:
+    """How often the target says each of its tokens."""
+    counts = torch.zeros(subject.identity.vocab_size)
     for sample in subject.train:
-        counts += torch.bincount(torch.tensor(sample.tokens[sample.prompt_length :]), minlength=target_vocab)
-    vocabulary = Vocabulary(likeliest(counts, size, subject.stop_token_ids), target_vocab)
-    return vocabulary, float(counts[vocabulary.token_ids].sum() / counts.sum())
+        counts += torch.bincount(torch.tensor(sample.tokens[sample.prompt_length :]), minlength=len(counts))
+    return counts
+
+
+def require_same_target(about: Description, subject: Subject, init: Path) -> None:
+    """Raise ``InvalidRequest`` unless an export was trained for this target."""
+    if about.target.digest != subject.identity.digest:
+        raise InvalidRequest(
+            f"init: {init} was trained for another target, {about.target.name}; give that --target, or start without "
+            "--init."
+        )

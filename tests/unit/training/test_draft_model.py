@@ -56,7 +56,7 @@ def test_the_export_is_a_model_that_drafts_with_the_target_s_tokenizer(tmp_path:
     assert drafter.info.vocab_size == VOCAB
     assert drafter.info.tokenizer_digest == subject.identity.tokenizer_digest
     about = parse_description(tmp_path / "small" / DESCRIPTION)
-    assert (about.kind, about.target) == ("draft-model", subject.identity)
+    assert (about.kind, about.target) == ("model", subject.identity)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["small", "target"]
 
 
