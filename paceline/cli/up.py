@@ -26,9 +26,7 @@ _ROLES = ("verifier", "drafter", "coordinator")
 def up(
     verifier_model: str = typer.Option(PACKAGED, help=f"Directory, .gguf file, hub name, or {NAMES} (packaged)."),
     drafter: str = typer.Option(AUTO, help=f"auto (the best there is), {', '.join(DRAFTERS)}, or several: mix:a,b."),
-    drafter_model: str = typer.Option(
-        "", help="What it loads: a model, or a directory made by paceline train."
-    ),
+    drafter_model: str = typer.Option("", help="What it loads: a model, or a directory made by paceline train."),
     resident: str = typer.Option("", help="A drafter inside the verifier, named as --drafter; empty for none."),
     resident_model: str = typer.Option("", help="What the resident drafter loads, as --drafter-model."),
     verifiers: int = typer.Option(1, min=1, help="Verifier processes."),

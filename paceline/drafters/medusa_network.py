@@ -71,7 +71,7 @@ class PackedMedusa(PackedRows):
 
     def __init__(self, network: MedusaNetwork, dtype: torch.dtype) -> None:
         super().__init__(network, dtype)
-        self._row_norm = network.row_norm
+        self._row_norm = self._weight(network.row_norm)
         self._heads = [(self._pack(head.up), self._pack(head.down)) for head in network.heads]
 
     def states(self, rows: torch.Tensor, place: int) -> torch.Tensor:

@@ -35,6 +35,9 @@ class NetworkShape:
     head_size: int = 64
 
 
+NORM_EPS = 1e-5
+
+
 class Norm(nn.Module):
     """Root mean square norm, computed in float32 whatever comes in."""
 
@@ -44,7 +47,7 @@ class Norm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., size], float32."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), 1e-5)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), NORM_EPS)
 
 
 class Attention(nn.Module):

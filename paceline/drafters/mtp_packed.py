@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paceline.drafters.mtp_network import Gated, MtpNetwork, Norm, RowNetwork, rotate
+from paceline.drafters.mtp_network import NORM_EPS, Gated, MtpNetwork, Norm, RowNetwork, rotate
+from paceline.models.attend import Bits, as_array
+from paceline.models.kernels import rms_norm, silu_gate
 from paceline.models.packed import PackedLinear
+
+EPS = np.float32(NORM_EPS)
 
 
 class PackedRows:
@@ -19,11 +24,14 @@ class PackedRows:
         self._dtype = dtype
         self._taps = network.taps
         self._words = network.word_norm(network.embedding.weight).to(dtype)
-        self._tap_norms = list(network.tap_norm)
+        self._tap_norms = [self._weight(norm) for norm in network.tap_norm]
         self._no_features = network.no_features.detach().to(dtype)
         self._join = self._pack(network.join)
         self._head = PackedLinear(network.embedding.weight[:-1].detach().to(dtype))
-        self._head_norm = network.head_norm
+        self._head_norm = self._weight(network.head_norm)
+
+    def _weight(self, norm: Norm) -> Bits:
+        return as_array(norm.weight.detach().to(self._dtype))
 
     def _pack(self, linear: nn.Linear) -> PackedLinear:
         return PackedLinear(linear.weight.detach().to(self._dtype))
@@ -31,16 +39,18 @@ class PackedRows:
     def _pack_gated(self, layers: Gated) -> tuple[PackedLinear, PackedLinear]:
         return self._pack(layers.up), self._pack(layers.down)
 
-    def _normed(self, norm: Norm, x: torch.Tensor) -> torch.Tensor:
-        return norm(x).to(self._dtype)
+    def _normed(self, weight: Bits, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        rms_norm(as_array(x), weight, EPS, as_array(out))
+        return out
 
     def rows(self, features: torch.Tensor | None, words: torch.Tensor) -> torch.Tensor:
         """[rows, width] from features [rows, features], or None for text only, and own ids [rows]."""
         if features is None:
             seen = self._no_features.expand(len(words), -1)
         else:
-            parts = features.unflatten(-1, (self._taps, -1)).unbind(-2)
-            normed = [self._normed(norm, part) for norm, part in zip(self._tap_norms, parts, strict=True)]
+            parts = features.to(self._dtype).chunk(self._taps, -1)
+            normed = [self._normed(norm, part.contiguous()) for norm, part in zip(self._tap_norms, parts, strict=True)]
             seen = torch.cat(normed, -1)
         return self._join(torch.cat([seen, self._words[words]], -1))
 
@@ -49,8 +59,10 @@ class PackedRows:
         return self._head(self._normed(self._head_norm, states))
 
     def _gated(self, layers: tuple[PackedLinear, PackedLinear], x: torch.Tensor) -> torch.Tensor:
-        gate, up = layers[0](x).chunk(2, -1)
-        return layers[1](F.silu(gate) * up)
+        gate_up = layers[0](x)
+        gated = torch.empty(len(x), layers[1].in_features, dtype=x.dtype)
+        silu_gate(as_array(gate_up), as_array(gated))
+        return layers[1](gated)
 
 
 class PackedNetwork(PackedRows):
@@ -61,7 +73,8 @@ class PackedNetwork(PackedRows):
         self.shape = network.shape
         self._qkv, self._out = self._pack(network.attention.qkv), self._pack(network.attention.out)
         self._mlp, self._cell = self._pack_gated(network.mlp), self._pack_gated(network.cell)
-        self._norms = (network.attention_norm, network.mlp_norm, network.cell_norm)
+        norms = (network.attention_norm, network.mlp_norm, network.cell_norm)
+        self._norms = [self._weight(norm) for norm in norms]
 
     def project(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values [rows, heads, size] of the attention layer, rotated."""
