@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,8 @@ def read_training_prompts(paths: Sequence[Path]) -> list[TrainingPrompt]:
 
 def count_sources(prompts: Sequence[TrainingPrompt]) -> dict[str, int]:
     """Prompts per source."""
-    return dict(sorted(Counter(one.source or "unnamed" for one in prompts).items()))
+    names = [one.source or "unnamed" for one in prompts]
+    return {name: names.count(name) for name in sorted(set(names))}
 
 
 def _read(path: Path) -> Iterator[TrainingPrompt]:

@@ -44,6 +44,13 @@ SPEC = SessionSpec("s", PROMPT, 3, SamplingParams(), StopRules(40), window=6)
 WHOLE = reference(PROMPT, 40)
 
 
+class StillClock(LoopClock):
+    """Computing takes no time: how much is guessed in one go depends on nothing but the window."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
 def right(max_sessions: int = 8) -> SyntheticDrafter:
     """Agrees with the target always."""
     return SyntheticDrafter(max_sessions, replace(SYNTHETIC, agreement=1.0))
@@ -67,7 +74,7 @@ async def serving(
 
 def make_runtime(drafter: Drafter, worker: Executor | None = None) -> DrafterRuntime:
     metrics = DrafterMetrics(CollectorRegistry())
-    return DrafterRuntime(drafter, LoopClock(), tracer=Tracer("drafter"), metrics=metrics, worker=worker)
+    return DrafterRuntime(drafter, StillClock(), tracer=Tracer("drafter"), metrics=metrics, worker=worker)
 
 
 async def settle() -> None:

@@ -79,7 +79,9 @@ def test_a_damaged_message_is_no_message_or_another_noun_or_refused_in_our_own_w
     except PacelineError as error:
         assert error.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED")  # noqa: PT017
     else:
-        assert from_pb(to_pb(noun)) == noun or noun != noun
+        once = to_pb(noun)  # compared as bytes: a damaged number may be NaN, which equals nothing
+        again = to_pb(from_pb(once))
+        assert again.SerializeToString(deterministic=True) == once.SerializeToString(deterministic=True)
 
 
 SPEC = tokens_pb2.SessionSpec(session_id="s")
