@@ -48,7 +48,9 @@ class _Tally:
 def check_lossless(
     prompts: Path = typer.Option(..., help="JSONL with prompt or turns."),
     target: str = typer.Option("", help="Check this running coordinator instead of stacks started here."),
-    drafters: str = typer.Option("auto,suffix,ngram,model,random", help="Started one after the other, without --target."),
+    drafters: str = typer.Option(
+        "auto,suffix,ngram,model,random", help="Started one after the other, without --target."
+    ),
     model: str = typer.Option(PACKAGED, help="Target model, without --target; the model drafter runs it too."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
     max_tokens: int = typer.Option(48, min=1, help="Output tokens per prompt."),
