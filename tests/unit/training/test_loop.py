@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from paceline.core.errors import InvalidRequest, ResourceExhausted
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
-from paceline.training.batches import Vocabulary
+from paceline.training.batches import Batch, Vocabulary
 from paceline.training.loop import FIRST_STEPS, Course, Progress, Schedule, Trainer
 from paceline.training.losses import LossWeights
 from paceline.training.students import MtpStudent, start_mtp
@@ -129,6 +130,29 @@ def test_more_steps_than_before_are_made(whole: tuple[list[float], dict[str, tor
 
 def test_another_seed_learns_otherwise(whole: tuple[list[float], dict[str, torch.Tensor]], tmp_path: Path) -> None:
     assert train(tmp_path / "checkpoint", rescheduled(seed=1))[0] != whole[0]
+
+
+class _Listening:
+    """A student that remembers the seeds of its noise."""
+
+    def __init__(self) -> None:
+        self._student = make_student()
+        self.network = self._student.network
+        self.seeds: list[int] = []
+
+    def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
+        assert generator is not None
+        self.seeds.append(generator.initial_seed())
+        return self._student.places(batch, generator)
+
+
+def test_every_step_of_every_seed_has_noise_of_its_own(tmp_path: Path) -> None:
+    seeds = []
+    for seed in (0, 1):
+        student = _Listening()
+        Trainer(student, rescheduled(seed=seed), tmp_path / f"{seed}").run(lambda _: None)
+        seeds += student.seeds
+    assert len(set(seeds)) == len(seeds) == 18
 
 
 def test_it_learns(tmp_path: Path) -> None:
