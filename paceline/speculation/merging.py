@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paceline.core.types import Branch, DraftJob, Guess
+from paceline.core.types import Branch, DraftJob, Guess, Tokens
 from paceline.speculation.trust import Claim, SessionTrust
 
 DEFAULT_CONFIDENCE = 0.6
@@ -69,7 +69,7 @@ class Merger:
         top.children, top.favourite, top.best = {}, None, 0.0
         nodes = [top]
         for opinion in opinions:
-            self._grow(top, opinion, nodes)
+            self._grow(top, opinion, nodes, len(job.context))
         for node in reversed(nodes):  # children come after their parents
             if node.children:
                 self._weigh(node)
@@ -86,16 +86,29 @@ class Merger:
         node.depth = len(job.context) - job.committed
         return node
 
-    def _grow(self, node: _Node, opinion: Opinion, nodes: list[_Node]) -> None:
-        mark, confidences = 1 << opinion.source, opinion.guess.confidences
-        for index, token in enumerate(opinion.guess.token_ids):
+    def _grow(self, top: _Node, opinion: Opinion, nodes: list[_Node], end: int) -> None:
+        """A source's path, and its own branches from it; the job's context ends at position ``end``."""
+        mark, guess = 1 << opinion.source, opinion.guess
+        path = self._add(top, mark, guess.token_ids, guess.confidences, nodes)
+        for branch in guess.branches:
+            if branch.parent == 0 and 0 <= branch.position - end < len(path):
+                self._add(path[branch.position - end], mark, branch.token_ids, branch.confidences, nodes)
+
+    def _add(
+        self, node: _Node, mark: int, token_ids: Tokens, confidences: Sequence[float], nodes: list[_Node]
+    ) -> list[_Node]:
+        """The nodes of a path from ``node`` on, itself the first."""
+        path = [node]
+        for index, token in enumerate(token_ids):
             child = node.children.get(token)
             if child is None:
                 child = node.children[token] = _Node(node.depth + 1)
                 nodes.append(child)
             child.supporters |= mark
             child.doubt *= 1.0 - (confidences[index] if confidences else DEFAULT_CONFIDENCE)
+            path.append(child)
             node = child
+        return path
 
     def _weigh(self, node: _Node) -> None:
         """Claims and chances of the children, and which of them leads furthest."""

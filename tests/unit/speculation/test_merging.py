@@ -71,6 +71,26 @@ def test_more_expected_tokens_beat_a_surer_first_one() -> None:
     assert merge(opinion(0, (4,), 0.7), opinion(1, (5, 6, 7), 0.6, 0.9, 0.9)).token_ids == (5, 6, 7)
 
 
+def test_a_source_s_own_branches_stay_branches() -> None:
+    branch = Branch(0, 4, (8, 9), (0.2, 0.5))
+    found = merge(Opinion(0, Guess("s", (4, 5, 6), (0.9, 0.8, 0.7), (branch,))))
+    assert found.token_ids == (4, 5, 6)
+    assert found.branches == (Branch(0, 4, (8, 9), (pytest.approx(0.2), pytest.approx(0.5))),)
+
+
+def test_a_second_choice_that_another_source_agrees_with_may_win() -> None:
+    first = Opinion(0, Guess("s", (4,), (0.5,), (Branch(0, 3, (8,), (0.4,)),)))
+    found = merge(first, opinion(1, (8,), 0.4))
+    assert (found.token_ids, found.confidences) == ((8,), (pytest.approx(1 - 0.6 * 0.6),))
+    assert [one.token_ids for one in found.branches] == [(4,)]
+
+
+def test_branches_beyond_the_path_or_of_other_branches_are_left_out() -> None:
+    odd = (Branch(0, 9, (8,), (0.4,)), Branch(1, 4, (8,), (0.4,)), Branch(0, 2, (8,), (0.4,)))
+    found = merge(Opinion(0, Guess("s", (4,), (0.5,), odd)))
+    assert (found.token_ids, found.branches) == ((4,), ())
+
+
 def test_the_other_path_becomes_a_branch_where_they_part() -> None:
     found = merge(opinion(0, (4, 5, 6), 0.9, 0.8, 0.7), opinion(1, (4, 8, 9), 0.9, 0.3, 0.6))
     assert found.token_ids == (4, 5, 6)
