@@ -81,7 +81,8 @@ class Resident:
         asked, seat.asked_ns = seat.asked_ns, None
         if asked is not None:
             self._policy.answered(commit.session, saved)
-        seat.drafting.commit(replace(commit, features=state.heard()))
+        if commit.finish is None:  # rows beyond a last token that cut drafts off belong to nobody
+            seat.drafting.commit(replace(commit, features=state.heard()))
         return asked
 
     async def consult(self, ready: Sequence[VerifierSession], budget: int, cost: StepCost) -> None:

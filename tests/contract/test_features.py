@@ -225,6 +225,23 @@ async def test_a_drafter_inside_the_verifier_gets_them_as_the_step_left_them(
 
 
 @pytest.mark.looptime
+async def test_a_stop_in_the_midst_of_accepted_drafts_leaves_rows_that_are_nobodys(world: World) -> None:
+    text = await plain(world, WARM)
+    whole = (*PROMPT, *text)
+    witnesses = [FeatureWitness(NEEDS, lambda context: whole[len(context) :]) for _ in range(2)]
+    stop = next(i for i in (2, 3, 4, 5) if text[i] not in text[:i])  # of nine tokens that one step commits
+    asked = replace(request(WARM), stop_token_ids=(text[stop],), max_draft=8, min_draft=8)
+    async with local_system(
+        [verifier(world.settings, world.make, lambda _: witnesses[0])],
+        [drafter(DrafterSettings(), lambda _: witnesses[1])],
+    ) as running:
+        done = await running.complete(asked)
+        again = await running.complete(asked)
+    assert done.token_ids == again.token_ids == text[: stop + 1]
+    assert done.finished.speculative.num_accepted_draft_tokens > 0
+
+
+@pytest.mark.looptime
 async def test_a_remote_and_a_resident_drafter_each_get_what_they_need(world: World) -> None:
     text = await plain(world, WARM)
     remote, resident = FeatureWitness(NEEDS, partly_right(text)), FeatureWitness(NEEDS, partly_right(text))
