@@ -28,8 +28,10 @@ async def run(settings: VerifierSettings) -> None:
     telemetry, clock = setup.start("verifier", settings.server), SystemClock()
     backend = await asyncio.to_thread(create_backend, settings, clock)
     metrics = VerifierMetrics(telemetry.registry)
-    drafter = await asyncio.to_thread(create_resident, settings, backend.info, backend.state)
-    resident = Resident(drafter, clock, metrics)
+    # In the thread of the steps: a library that computed in another one, if only while loading, keeps threads there.
+    loop = asyncio.get_running_loop()
+    drafter = await loop.run_in_executor(backend.worker, create_resident, settings, backend.info, backend.state)
+    resident = Resident(drafter, clock, metrics, backend.worker)
     runtime = VerifierRuntime(backend, settings, clock, tracer=telemetry.tracer, metrics=metrics, resident=resident)
 
     try:

@@ -1,7 +1,7 @@
 """A drafter inside the verifier process: asked between two steps, where that pays, with no network in between.
 
-It is a guest: whatever it raises is logged, and switches it off; sessions go on without it. It computes in a worker
-thread of its own while the loop waits, so that streams are served meanwhile.
+It is a guest: whatever it raises is logged, and switches it off; sessions go on without it. It computes in the worker
+thread of the back end's steps while the loop waits, so that streams are served meanwhile.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Resident:
         self._clock = clock
         self._metrics = metrics
         self._needs = drafter.info.needs if drafter is not None else Needs()
-        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="resident")
+        self._own = None if worker else ThreadPoolExecutor(1, thread_name_prefix="resident")
+        self._worker = worker or self._own
         self._policy = ResidentPolicy()
         self._seats: dict[str, _Seat] = {}
         self._closing: list[str] = []
@@ -157,8 +158,9 @@ class Resident:
             state.listen(Tap(state.session))
 
     def stop(self) -> None:
-        """Let go of the thread."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """Let go of the thread, unless it is the back end's."""
+        if self._own is not None:
+            self._own.shutdown(wait=False, cancel_futures=True)
 
 
 def _compute(

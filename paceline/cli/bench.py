@@ -33,7 +33,7 @@ def bench(
     prompts: Path = typer.Option(None, help="JSONL with prompt, turns or token_ids; must be given."),
     target: str = typer.Option("", help="host:port of a coordinator; without, a local stack is found or started."),
     modes: str = typer.Option("plain,pipeline", help=f"Of {', '.join(MODES)}, draft lengths; the first is the base."),
-    drafter: str = typer.Option(AUTO, help="Of a stack that is started here."),
+    drafter: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     model: str = typer.Option(PACKAGED, help="Of a stack that is started here, and of mode transformers."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
     max_tokens: int = typer.Option(128, min=1, help="Output tokens per prompt."),
@@ -55,7 +55,7 @@ def bench(
         rows = read_prompts(file, limit)
         law = SamplingParams(temperature=temperature, top_p=top_p)
         request = GenerateRequest("", sampling=law, seed=seed, max_tokens=max_tokens)
-        resident = drafter if COLOCATED in chosen else ""
+        resident = (drafter or AUTO) if COLOCATED in chosen else None
         options = StackOptions(verifier_model=model, drafter=drafter, resident=resident, port=0)
         async with connected(target, options) as client:
             asking = Asking(request, (await client.describe()).has_chat_template)

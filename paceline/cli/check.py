@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from paceline.cli.modes import COLOCATED
 from paceline.cli.prompts import PromptRow, read_prompts
 from paceline.cli.running import connected, numbers, run, say
 from paceline.cli.stack import StackOptions, running_stack
@@ -49,7 +50,7 @@ def check_lossless(
     prompts: Path = typer.Option(..., help="JSONL with prompt or turns."),
     target: str = typer.Option("", help="Check this running coordinator instead of stacks started here."),
     drafters: str = typer.Option(
-        "auto,suffix,ngram,model,random", help="Started one after the other, without --target."
+        "colocated,auto,suffix,ngram,model,random", help="Started one after the other, without --target."
     ),
     model: str = typer.Option(PACKAGED, help="Target model, without --target; the model drafter runs it too."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
@@ -73,8 +74,9 @@ def check_lossless(
                 await checker.check(client, "running")
             return checker.tallies
         for name in drafters.split(","):
+            pool = "" if name == COLOCATED else name
             options = StackOptions(
-                verifier_model=model, drafter=name, drafter_model=model if name == "model" else "", port=0
+                verifier_model=model, drafter=pool, drafter_model=model if name == "model" else "", port=0
             )
             say(f"drafter {name}")
             async with running_stack(options, say) as stack, Client(stack.grpc) as client:

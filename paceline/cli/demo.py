@@ -13,7 +13,6 @@ from paceline.cli.running import program, run
 from paceline.cli.stack import StackOptions, running_stack
 from paceline.client.aio import Client, Completion
 from paceline.core.requests import Chat, ChatMessage, Chunk, DraftMode, GenerateRequest, Started
-from paceline.drafters.packaged import AUTO
 
 CODE = """def total(items):
     result = 0
@@ -40,7 +39,7 @@ SAMPLED = "Write a short poem about a light rider who shelters a heavy one from 
 
 def demo(
     max_tokens: int = typer.Option(96, min=8, help="Output tokens per prompt."),
-    drafter: str = typer.Option(AUTO, help="As for paceline up."),
+    drafter: str = typer.Option("", help="As for paceline up."),
 ) -> None:
     """Start everything, generate plainly and with drafts, compare; takes about a minute."""
     run(_demo(max_tokens, drafter))

@@ -27,13 +27,15 @@ class StackOptions:
 
     verifier_model: str = PACKAGED
     backend: str = "torch"
-    drafter: str = AUTO
+    drafter: str = ""
+    """Of the pool of drafters; empty: the best there is, if there is a pool."""
     drafter_model: str = ""
-    resident: str = ""
-    """Drafter inside the verifiers; empty for none."""
+    resident: str | None = None
+    """Drafter inside the verifiers; empty for none, None for the best there is unless there is a pool."""
     resident_model: str = ""
     num_verifiers: int = 1
-    num_drafters: int = 1
+    num_drafters: int | None = None
+    """None: one if ``drafter`` names one, or none guesses inside the verifiers."""
     port: int = 50051
     store: str = ""
     """URL of a running Redis or Valkey; empty starts an embedded Valkey."""
@@ -80,12 +82,19 @@ async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]
 
 def _chosen(options: StackOptions) -> StackOptions:
     """With the drafters that ``auto`` stands for."""
-    if options.backend == "synthetic" and options.drafter == AUTO:
-        options = replace(options, drafter="synthetic")
-    drafter, drafter_model = choose_drafter(options.drafter, options.drafter_model, options.verifier_model)
-    resident, resident_model = choose_drafter(options.resident, options.resident_model, options.verifier_model)
+    is_synthetic, has_pool = options.backend == "synthetic", bool(options.drafter or options.num_drafters)
+    resident = ("" if is_synthetic or has_pool else AUTO) if options.resident is None else options.resident
+    drafter = options.drafter or ("synthetic" if is_synthetic else AUTO)
+    num_drafters = int(has_pool or not resident) if options.num_drafters is None else options.num_drafters
+    drafter, drafter_model = choose_drafter(drafter, options.drafter_model, options.verifier_model)
+    resident, resident_model = choose_drafter(resident, options.resident_model, options.verifier_model)
     return replace(
-        options, drafter=drafter, drafter_model=drafter_model, resident=resident, resident_model=resident_model
+        options,
+        drafter=drafter,
+        drafter_model=drafter_model,
+        resident=resident,
+        resident_model=resident_model,
+        num_drafters=num_drafters,
     )
 
 
@@ -132,7 +141,8 @@ async def run_prepare(source: str) -> None:
 
 
 def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
-    say(f"starting {options.num_verifiers} verifier(s) and {options.num_drafters} drafter(s)")
+    inside = f", with {options.resident} inside" if options.resident else ""
+    say(f"starting {options.num_verifiers} verifier(s){inside} and {options.num_drafters} drafter(s)")
     verifier = (
         METRICS,
         f"backend={options.backend}",
@@ -147,7 +157,7 @@ def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
     ]
     return programs + [
         Program("drafter", f"drafter-{i}", "drafter_service", drafter + options.settings.get("drafter", ()))
-        for i in range(options.num_drafters)
+        for i in range(options.num_drafters or 0)
     ]
 
 

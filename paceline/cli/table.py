@@ -28,7 +28,6 @@ from paceline.cli.tabulating import LogLikelihoods, TableRow, is_lossless, markd
 from paceline.core.errors import InvalidRequest, NotFound
 from paceline.core.requests import CoordinatorInfo, GenerateRequest
 from paceline.core.types import DrafterInfo, SamplingParams, Tokens, VerifierInfo
-from paceline.drafters.packaged import AUTO
 from paceline.text.resolve import PACKAGED
 
 
@@ -36,7 +35,7 @@ def table(
     prompts: Path = typer.Option(..., help="JSONL with prompt, turns or token_ids, and task."),
     target: str = typer.Option("", help="host:port of a coordinator; without, a local stack is found or started."),
     modes: str = typer.Option("plain,4,8,16,pipeline", help="Draft lengths, pipeline (adaptive), transformers; plain."),
-    drafter: str = typer.Option(AUTO, help="Of a stack that is started here."),
+    drafter: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     drafter_model: str = typer.Option("", help="Of a stack that is started here."),
     model: str = typer.Option(PACKAGED, help="The target's: of a stack that is started here, and to judge outputs."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),

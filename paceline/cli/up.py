@@ -16,7 +16,6 @@ from paceline.cli.stack import Stack, StackOptions, address_file, running_stack
 from paceline.config.packaged import NAMES
 from paceline.core.errors import InvalidRequest, NotFound
 from paceline.drafters import DRAFTERS
-from paceline.drafters.packaged import AUTO
 from paceline.text.resolve import PACKAGED
 from paceline.wire.server import until_signal
 
@@ -25,12 +24,12 @@ _ROLES = ("verifier", "drafter", "coordinator")
 
 def up(
     verifier_model: str = typer.Option(PACKAGED, help=f"Directory, .gguf file, hub name, or {NAMES} (packaged)."),
-    drafter: str = typer.Option(AUTO, help=f"auto (the best there is), {', '.join(DRAFTERS)}, or several: mix:a,b."),
+    drafter: str = typer.Option("", help=f"Starts a pool: auto, {', '.join(DRAFTERS)}, or several: mix:a,b."),
     drafter_model: str = typer.Option("", help="What it loads: a model, or a directory made by paceline train."),
-    resident: str = typer.Option("", help="A drafter inside the verifier, named as --drafter; empty for none."),
+    resident: str = typer.Option(None, help="Inside the verifier; auto without a pool; empty for none."),
     resident_model: str = typer.Option("", help="What the resident drafter loads, as --drafter-model."),
     verifiers: int = typer.Option(1, min=1, help="Verifier processes."),
-    drafters: int = typer.Option(1, min=0, help="Drafter processes; 0 decodes plainly."),
+    drafters: int = typer.Option(None, min=0, help="Drafter processes; 1 where --drafter names one."),
     backend: str = typer.Option("torch", help="torch, or synthetic for a model made of hashes."),
     port: int = typer.Option(50051, min=0, max=65535, help="gRPC port of the coordinator; 0 picks a free one."),
     store: str = typer.Option("", help="redis:// URL of a running store; an embedded Valkey without."),

@@ -6,6 +6,7 @@ Each port has a contract suite in ``tests/contract`` that all its implementation
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -67,6 +68,13 @@ class VerifierBackend(Protocol):
     @property
     def state(self) -> TargetState | None:
         """For drafters that need keys and values; None when there are none."""
+
+    @property
+    def worker(self) -> Executor | None:
+        """The thread of its steps, where drafters of this process compute too; None when it needs none.
+
+        Compute libraries keep a team of threads per caller: two teams on the same cores get in each other's way.
+        """
 
     def open(self, spec: SessionSpec) -> None:
         """Take a KV slot for the session; its context is fed by later steps.

@@ -16,6 +16,7 @@ class SyntheticVerifier:
     """Keeps each session's tokens the way a real one keeps KV, so that a wrong cache length shows."""
 
     state = None
+    worker = None
 
     def __init__(self, settings: VerifierSettings, clock: Clock) -> None:
         synthetic = settings.synthetic

@@ -40,7 +40,7 @@ class TorchVerifier:
     def __init__(self, runner: ModelRunner, invariance: Invariance, worker: Executor) -> None:
         loaded = runner.loaded
         self._runner = runner
-        self._worker = worker
+        self.worker: Executor | None = worker
         self._sessions: dict[str, _Session] = {}
         self.state: TargetState | None = runner.view()
         self.info = VerifierInfo(
@@ -91,7 +91,7 @@ class TorchVerifier:
 
     async def step(self, items: Sequence[StepItem]) -> StepResult:
         """One forward pass in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._step, items)
+        return await asyncio.get_running_loop().run_in_executor(self.worker, self._step, items)
 
     def _step(self, items: Sequence[StepItem]) -> StepResult:
         started = time.perf_counter()

@@ -22,7 +22,8 @@ REQUEST = GenerateRequest(
 
 
 async def test_text_goes_on_token_for_token_after_the_drafter_and_the_busy_verifier_were_killed() -> None:
-    with stack("--verifiers", "2", "--set", "verifier.threads=1", "--set", "verifier.max_sessions=2") as one:
+    options = ["--drafter", "auto", "--set", "verifier.threads=1", "--set", "verifier.max_sessions=2"]
+    with stack("--verifiers", "2", *options) as one:
         async with Client(one.grpc) as client:
             expected = await client.complete(replace(REQUEST, mode=DraftMode.PLAIN))
             tokens: list[int] = []
