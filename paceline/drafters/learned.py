@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import DrafterInfo, DraftJob, FeatureFrame, Needs, SessionSpec
+from paceline.core.types import DrafterInfo, DraftJob, Needs, SessionSpec
 from paceline.drafters.description import Description
 from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_weights
 from paceline.drafters.trimmed import TrimmedSampler
@@ -138,9 +137,3 @@ def load_weights(network: NetworkT, trained: TrainedDrafter) -> NetworkT:
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     network.eval()
     return network
-
-
-def frame_rows(frame: FeatureFrame) -> torch.Tensor:
-    """[rows, features] bfloat16"""
-    bits = torch.from_numpy(np.frombuffer(frame.bf16, np.int16).reshape(frame.num_rows, -1).copy())
-    return bits.view(torch.bfloat16)

@@ -22,7 +22,6 @@ from paceline.drafters.learned import (
     Lexicon,
     begin,
     choose_block,
-    frame_rows,
     info_of,
     load_weights,
 )
@@ -30,6 +29,7 @@ from paceline.drafters.medusa_network import MedusaNetwork, MedusaShape, PackedM
 from paceline.drafters.seats import require_seat
 from paceline.drafters.trained import TrainedDrafter, check_sizes, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
+from paceline.models.frames import rows_of
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
 
@@ -102,8 +102,7 @@ class MedusaDrafter:
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """One block for each job; shorter where the chance of being right runs out."""
-        if torch.get_num_threads() != self._threads:
-            use_threads(self._threads)
+        use_threads(self._threads)
         with torch.inference_mode():
             self._add_rows(jobs)
             drafts = [self._begin(job) for job in jobs]
@@ -174,7 +173,7 @@ def _features(job: DraftJob, position: int) -> torch.Tensor | None:
     """[features] that came for a position."""
     for frame in reversed(job.features):
         if frame.start <= position < frame.start + frame.num_rows:
-            return frame_rows(frame)[position - frame.start]
+            return rows_of(frame)[position - frame.start]
     return None
 
 

@@ -49,17 +49,9 @@ class MedusaNetwork(RowNetwork):
     """All parts, in the form in which they are trained and stored."""
 
     def __init__(self, shape: MedusaShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.taps = shape.taps
-        self.embedding = nn.Embedding(shape.vocab + 1, shape.width)
-        self.tap_norm = nn.ModuleList([Norm(shape.features // shape.taps) for _ in range(shape.taps)])
-        self.no_features = nn.Parameter(torch.zeros(shape.features))
-        self.word_norm = Norm(shape.width)
-        self.join = nn.Linear(shape.features + shape.width, shape.width, bias=False)
+        super().__init__(shape)
         self.row_norm = Norm(shape.width)
         self.heads = nn.ModuleList([Head(shape.width, shape.inner) for _ in range(shape.heads)])
-        self.head_norm = Norm(shape.width)
 
     def states(self, rows: torch.Tensor, place: int) -> torch.Tensor:
         """States [..., width] from which the token at a place is guessed."""

@@ -95,8 +95,7 @@ class ModelDrafter:
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Token by token, all sessions in one pass each."""
-        if torch.get_num_threads() != self._threads:
-            use_threads(self._threads)
+        use_threads(self._threads)
         drafts = [_Draft(job, self._room(job), list(job.context)) for job in jobs]
         while growing := [draft for draft in drafts if draft.is_growing]:
             for draft, logits in zip(growing, self._next_logits(growing), strict=True):

@@ -23,7 +23,6 @@ from paceline.drafters.learned import (
     Lexicon,
     begin,
     choose_block,
-    frame_rows,
     info_of,
     load_weights,
 )
@@ -32,6 +31,7 @@ from paceline.drafters.mtp_packed import PackedNetwork
 from paceline.drafters.seats import require_seat
 from paceline.drafters.trained import TrainedDrafter, check_sizes, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
+from paceline.models.frames import rows_of
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
 
@@ -111,8 +111,7 @@ class MtpDrafter:
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """One block for each job; shorter where the chance of being right runs out."""
-        if torch.get_num_threads() != self._threads:
-            use_threads(self._threads)
+        use_threads(self._threads)
         with torch.inference_mode():
             self._add_rows([rows for job in jobs for rows in self._new_rows(job)])
             drafts = [self._begin(job) for job in jobs]
@@ -135,7 +134,7 @@ class MtpDrafter:
                 out.append(self._rows(session, job, start, frame.start, None))
                 start = frame.start
             skipped = start - frame.start
-            out.append(self._rows(session, job, start, end, frame_rows(frame)[skipped : end - frame.start]))
+            out.append(self._rows(session, job, start, end, rows_of(frame)[skipped : end - frame.start]))
             start = end
         if start < wanted:
             out.append(self._rows(session, job, start, wanted, None))

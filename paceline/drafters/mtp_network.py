@@ -10,7 +10,7 @@ Rows without hidden states (text only) get a learned vector in their place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -93,21 +93,32 @@ class Gated(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
+class RowShape(Protocol):
+    """Sizes that such networks have in common; see ``NetworkShape``."""
+
+    @property
+    def vocab(self) -> int: ...  # noqa: D102
+    @property
+    def features(self) -> int: ...  # noqa: D102
+    @property
+    def taps(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+
+
 class RowNetwork(nn.Module):
-    """What networks share that join hidden states and words to rows, and guess with the table of their words.
+    """What networks share that join hidden states and words to rows, and guess with the table of their words."""
 
-    The parts are made by those who have them: the order of parameters is that of a checkpoint's.
-    """
-
-    shape: Any
-    """Its sizes, a dataclass."""
-    taps: int
-    embedding: nn.Embedding
-    tap_norm: nn.ModuleList
-    no_features: nn.Parameter
-    join: nn.Linear
-    word_norm: Norm
-    head_norm: Norm
+    def __init__(self, shape: RowShape) -> None:
+        super().__init__()
+        self.shape: Any = shape
+        self.taps = shape.taps
+        self.embedding = nn.Embedding(shape.vocab + 1, shape.width)
+        self.tap_norm = nn.ModuleList([Norm(shape.features // shape.taps) for _ in range(shape.taps)])
+        self.no_features = nn.Parameter(torch.zeros(shape.features))
+        self.word_norm = Norm(shape.width)
+        self.join = nn.Linear(shape.features + shape.width, shape.width, bias=False)
+        self.head_norm = Norm(shape.width)
 
     def rows(self, features: torch.Tensor, has_features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """[..., width]; features [..., features], has_features and words [...]."""
@@ -125,21 +136,13 @@ class MtpNetwork(RowNetwork):
     """All parts, in the form in which they are trained and stored."""
 
     def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.taps = shape.taps
-        self.embedding = nn.Embedding(shape.vocab + 1, shape.width)
-        self.tap_norm = nn.ModuleList([Norm(shape.features // shape.taps) for _ in range(shape.taps)])
-        self.no_features = nn.Parameter(torch.zeros(shape.features))
-        self.join = nn.Linear(shape.features + shape.width, shape.width, bias=False)
+        super().__init__(shape)
         self.attention_norm = Norm(shape.width)
         self.attention = Attention(shape)
         self.mlp_norm = Norm(shape.width)
         self.mlp = Gated(shape.width, shape.mlp, shape.width)
         self.cell_norm = Norm(shape.width)
-        self.word_norm = Norm(shape.width)
         self.cell = Gated(2 * shape.width, shape.cell, shape.width)
-        self.head_norm = Norm(shape.width)
 
     def states(self, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States after each row, from ``rows`` [batch, rows, width]."""

@@ -9,7 +9,8 @@ import torch
 
 
 def use_threads(count: int) -> None:
-    """For the calling thread; 0 uses all cores that this process may use."""
+    """For the calling thread; 0 uses all cores that this process may use. Costs nothing where it is so already."""
     count = count or len(os.sched_getaffinity(0))
-    torch.set_num_threads(count)
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
     numba.set_num_threads(min(count, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]

@@ -55,30 +55,30 @@ def train_blocks(
 
     ``record`` goes into the description.
     """
-    student, vocabulary, block = _begin(kind, subject, options)
+    student, vocabulary, share, block = _begin(kind, subject, options)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     course = Course(subject.train, vocabulary, block, options.schedule, options.weights)
     Trainer(student, course, checkpoint).run(tell)
     trained = _describe(kind, student, vocabulary, subject, out.name, block)
-    score, share = evaluate(kind, trained, subject.held_out), coverage(subject, vocabulary)
+    score = evaluate(kind, trained, subject.held_out)
     figures = {"coverage": round(share, 4), "held_out_tau": round(score.tau, 3)}
     write_trained(out, dataclasses.replace(trained.about, training={**record, **figures}), trained.weights)
     checkpoint.unlink(missing_ok=True)
     return Trained(out, sum(one.numel() for one in student.network.parameters()), share, score)
 
 
-def _begin(kind: BlockKind, subject: Subject, options: TrainOptions) -> tuple[Student, Vocabulary, int]:
-    """A student, its words and its block: anew, or as an export left them."""
+def _begin(kind: BlockKind, subject: Subject, options: TrainOptions) -> tuple[Student, Vocabulary, float, int]:
+    """A student, its words and what share they cover, and its block: anew, or as an export left them."""
     torch.manual_seed(options.schedule.seed)
     if options.init is None:
-        vocabulary, _ = choose_vocabulary(subject, options.vocab)
-        return kind.make(subject, vocabulary, options.block), vocabulary, options.block
+        vocabulary, share = choose_vocabulary(subject, options.vocab)
+        return kind.make(subject, vocabulary, options.block), vocabulary, share, options.block
     former = read_trained(options.init, kind.name)
     require_same_target(former.about, subject, options.init)
     vocabulary = Vocabulary(former.token_ids.tolist(), subject.identity.vocab_size)
     student = kind.make(subject, vocabulary, former.about.block)
     load_weights(student.network, former)
-    return student, vocabulary, former.about.block
+    return student, vocabulary, coverage(subject, vocabulary), former.about.block
 
 
 def _describe(

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from paceline.drafters.description import TargetIdentity
 from paceline.drafters.medusa import MedusaDrafter
 from paceline.drafters.medusa_network import MedusaNetwork, MedusaShape
 from paceline.training.batches import Vocabulary
 from paceline.training.blocks import BlockKind, train_blocks
-from paceline.training.loop import Progress
 from paceline.training.students import MedusaStudent, start_medusa
-from paceline.training.subject import Subject, Trained, TrainOptions, default_taps
+from paceline.training.subject import Subject, default_taps
 
 INNER = 512
 """Width inside a head at least; otherwise as the target's."""
-
-
-def train(
-    subject: Subject, out: Path, options: TrainOptions, record: dict[str, Any], tell: Callable[[Progress], None]
-) -> Trained:
-    """See ``train_blocks``."""
-    return train_blocks(KIND, subject, out, options, record, tell)
 
 
 def _make(subject: Subject, vocabulary: Vocabulary, block: int) -> MedusaStudent:
@@ -39,4 +29,4 @@ def shape_for(target: TargetIdentity, vocab: int, block: int) -> MedusaShape:
     return MedusaShape(vocab=vocab, features=taps * width, taps=taps, width=width, inner=inner, heads=block)
 
 
-KIND = BlockKind("medusa", _make, MedusaDrafter)
+train = partial(train_blocks, BlockKind("medusa", _make, MedusaDrafter))

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from paceline.drafters.description import TargetIdentity
 from paceline.drafters.mtp import MtpDrafter
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
 from paceline.training.batches import Vocabulary
 from paceline.training.blocks import BlockKind, train_blocks
-from paceline.training.loop import Progress
 from paceline.training.students import MtpStudent, start_mtp
-from paceline.training.subject import Subject, Trained, TrainOptions, default_taps
+from paceline.training.subject import Subject, default_taps
 
 MLP, CELL, WINDOW = 1536, 640, 128
 """Sizes that fit a small target; the drafter is as wide as the target."""
-
-
-def train(
-    subject: Subject, out: Path, options: TrainOptions, record: dict[str, Any], tell: Callable[[Progress], None]
-) -> Trained:
-    """See ``train_blocks``."""
-    return train_blocks(KIND, subject, out, options, record, tell)
 
 
 def _make(subject: Subject, vocabulary: Vocabulary, block: int) -> MtpStudent:
@@ -47,4 +37,4 @@ def shape_for(target: TargetIdentity, vocab: int) -> NetworkShape:
     )
 
 
-KIND = BlockKind("mtp", _make, MtpDrafter)
+train = partial(train_blocks, BlockKind("mtp", _make, MtpDrafter))

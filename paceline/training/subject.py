@@ -98,13 +98,17 @@ def _is_usable(sample: Sample) -> bool:
 
 def choose_vocabulary(subject: Subject, size: int) -> tuple[Vocabulary, float]:
     """The tokens that the target says most often, and the share of its output that they are."""
-    vocabulary = Vocabulary(likeliest(_counts(subject), size, subject.stop_token_ids), subject.identity.vocab_size)
-    return vocabulary, coverage(subject, vocabulary)
+    counts = _counts(subject)
+    vocabulary = Vocabulary(likeliest(counts, size, subject.stop_token_ids), subject.identity.vocab_size)
+    return vocabulary, _share(counts, vocabulary)
 
 
 def coverage(subject: Subject, vocabulary: Vocabulary) -> float:
     """Share of the target's output that a vocabulary can say."""
-    counts = _counts(subject)
+    return _share(_counts(subject), vocabulary)
+
+
+def _share(counts: torch.Tensor, vocabulary: Vocabulary) -> float:
     return float(counts[vocabulary.token_ids].sum() / counts.sum())
 
 
