@@ -9,7 +9,9 @@ from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from drafter_service.service import SERVICE, register
 from paceline.config.settings import DrafterSettings
+from paceline.core.ports import Drafter
 from paceline.drafters import create_drafter
+from paceline.drafters.warming import warm_up
 from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import DrafterMetrics
@@ -20,11 +22,12 @@ from paceline.wire.tasks import running
 async def run(settings: DrafterSettings) -> None:
     """Load the drafter, serve until SIGTERM or SIGINT; sessions go on without it. SIGHUP loads the weights anew."""
     telemetry, clock = setup.start("drafter", settings.server), SystemClock()
-    drafter = await asyncio.to_thread(create_drafter, settings)
+    create = partial(_create, settings)
+    drafter = await asyncio.to_thread(create)
     metrics = DrafterMetrics(telemetry.registry)
     runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics)
 
-    reloader = Reloader(runtime, partial(create_drafter, settings), metrics)
+    reloader = Reloader(runtime, create, metrics)
 
     try:
         async with (
@@ -39,6 +42,12 @@ async def run(settings: DrafterSettings) -> None:
             runtime.cut()
     finally:
         telemetry.stop()
+
+
+def _create(settings: DrafterSettings) -> Drafter:
+    drafter = create_drafter(settings)
+    warm_up(drafter)
+    return drafter
 
 
 async def _work(runtime: DrafterRuntime, reloader: Reloader) -> None:

@@ -11,6 +11,7 @@ from paceline.core.errors import InvalidRequest
 from paceline.core.ports import Drafter, TargetState
 from paceline.core.types import VerifierInfo
 from paceline.drafters import create_drafter
+from paceline.drafters.warming import warm_up
 from paceline.speculation.fitting import misfit
 from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
@@ -73,4 +74,5 @@ def create_resident(
     reason = misfit(drafter.info, target)
     if reason:
         raise InvalidRequest(f"resident: {reason}")
+    warm_up(drafter)
     return drafter
