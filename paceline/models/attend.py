@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,11 +51,21 @@ class KeyValues:
         kv, d = shape
         if d % 8:
             raise Unsupported(f"Heads of {d} dimensions are not served: the attention kernel needs a multiple of 8.")
-        # Not torch.zeros, which writes: the pages of slots that nobody uses would be taken all the same.
         bits: type[np.uint16 | np.float32] = np.uint16 if dtype == torch.bfloat16 else np.float32
-        self.keys = torch.from_numpy(np.zeros((num_slots, kv, d, capacity), bits)).view(dtype)
-        self.values = torch.from_numpy(np.zeros((num_slots, kv, capacity, d), bits)).view(dtype)
+        self.keys = torch.from_numpy(_fresh_zeros((num_slots, kv, d, capacity), bits)).view(dtype)
+        self.values = torch.from_numpy(_fresh_zeros((num_slots, kv, capacity, d), bits)).view(dtype)
         self.arrays = (as_array(self.keys), as_array(self.values))
+
+
+def _fresh_zeros(shape: tuple[int, ...], bits: type[np.uint16 | np.float32]) -> NDArray[Any]:
+    """Zeros in pages of their own, which the system gives when they are written.
+
+    ``torch.zeros`` writes them all, and ``numpy.zeros`` does where the heap has that much free.
+    """
+    pages = mmap.mmap(-1, math.prod(shape) * np.dtype(bits).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages; they only make it faster
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, bits).reshape(shape)
 
 
 def attend(q: NDArray[np.float32], cache: KeyValues, places: Places, window: int, out: torch.Tensor) -> None:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import numpy as np
-import psutil
 import torch
 
 from paceline.models.attend import KeyValues
 
+PRESENT = np.uint64(1 << 63)
+
+
+def pages_in_memory(tensor: torch.Tensor) -> int:
+    """How many of a tensor's pages the system has given (proc(5), pagemap)."""
+    first, last = tensor.data_ptr() // mmap.PAGESIZE, (tensor.data_ptr() + tensor.nbytes - 1) // mmap.PAGESIZE
+    with Path("/proc/self/pagemap").open("rb") as pages:
+        pages.seek(first * 8)
+        entries = np.frombuffer(pages.read((last - first + 1) * 8), np.uint64)
+    return int(np.count_nonzero(entries & PRESENT))
+
 
 def test_slots_that_nobody_uses_take_no_memory() -> None:
-    """128 MiB may be used; three quarters of it are a wide margin for whatever else moves in the process."""
-    process = psutil.Process()
-    before = process.memory_info().rss
     cache = KeyValues(64, 2048, (4, 64), torch.bfloat16)
     assert cache.keys.nbytes + cache.values.nbytes == 128 << 20
-    assert process.memory_info().rss - before < 32 << 20
-    assert cache.keys[63].count_nonzero() == cache.values[63].count_nonzero() == 0
+    assert pages_in_memory(cache.keys) == pages_in_memory(cache.values) == 0
+
+
+def test_a_slot_that_is_used_takes_its_own_memory_only() -> None:
+    """Huge pages are of 2 MiB, a slot's keys are of 1 MiB."""
+    cache = KeyValues(64, 2048, (4, 64), torch.bfloat16)
+    cache.values[3] = 1.0
+    assert pages_in_memory(cache.keys) == 0
+    assert 256 <= pages_in_memory(cache.values) <= 1024
+    assert cache.values.count_nonzero() == cache.values[3].numel()
+    assert cache.keys.count_nonzero() == 0
 
 
 def test_tensors_and_arrays_are_the_same_memory() -> None:
