@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -53,6 +53,10 @@ class Batch:
     """[batch, rows, block, k] own ids of the target's likeliest tokens there"""
     top_logprobs: torch.Tensor
     """[batch, rows, block, k]"""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows there."""
+        return Batch(*(getattr(self, column.name).to(device) for column in fields(self)))
 
 
 def make_batch(samples: Sequence[Sample], vocabulary: Vocabulary, block: int) -> Batch:

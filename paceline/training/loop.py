@@ -80,14 +80,21 @@ class Progress:
         return 1.0 + sum(self.accuracy)
 
 
+def choose_device() -> torch.device:
+    """Where training computes: a GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Trainer:
-    """Owns the optimizer and the checkpoint."""
+    """Owns the optimizer and the checkpoint; the network is on the CPU again when ``run`` returns."""
 
     def __init__(self, student: Student, course: Course, checkpoint: Path) -> None:
         self._student = student
         self._course = course
         self._schedule = course.schedule
         self._checkpoint = checkpoint
+        self._device = choose_device()
+        student.network.to(self._device)
         self._optimizer = _optimizer(student.network, course.schedule.rate)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._step, self._steps, self._loss = 0, course.schedule.steps, math.nan
@@ -117,6 +124,7 @@ class Trainer:
             if self._step % self._schedule.checkpoint_every == 0:
                 self._save()
         self._save()
+        self._student.network.to("cpu")
 
     def _batches(self) -> Iterator[Batch]:
         course = self._course
@@ -131,8 +139,8 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> tuple[tuple[float, ...], int]:
         generator = torch.Generator().manual_seed(self._schedule.seed * 1_000_003 + self._step)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, hits, count = self._pass(batch, generator)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            loss, hits, count = self._pass(batch.to(self._device), generator)
         share = _rate_share(self._step, self._steps)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
@@ -146,8 +154,8 @@ class Trainer:
 
     def _pass(self, batch: Batch, generator: torch.Generator | None) -> tuple[torch.Tensor, list[int], int]:
         chosen, weights = batch.is_scored[..., 0], self._course.weights
-        loss, hits = torch.zeros(()), []
-        alive = torch.ones(int(chosen.sum()), dtype=torch.bool)
+        loss, hits = torch.zeros((), device=self._device), []
+        alive = torch.ones(int(chosen.sum()), dtype=torch.bool, device=self._device)
         for place, logits in enumerate(self._student.places(batch, generator)):
             columns = (batch.targets, batch.is_scored, batch.top_ids, batch.top_logprobs)
             lesson = Lesson(*(column[chosen][:, place] for column in columns))
@@ -179,7 +187,7 @@ class Trainer:
 
     def _restore(self) -> None:
         try:
-            state: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
+            state: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
             if not torch.equal(state["same"], self._same):
                 raise ValueError("it has other samples, tokens, blocks, batches or another seed")
             self._student.network.load_state_dict(state["network"])

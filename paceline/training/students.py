@@ -86,7 +86,8 @@ def has_features(batch: Batch, generator: torch.Generator | None) -> torch.Tenso
     """[batch, rows]: which rows are learned with hidden states; all of them without a generator."""
     if generator is None:
         return batch.valid
-    return batch.valid & (torch.rand(len(batch.valid), 1, generator=generator) >= TEXT_ONLY_SHARE)
+    is_read = torch.rand(len(batch.valid), 1, generator=generator) >= TEXT_ONLY_SHARE
+    return batch.valid & is_read.to(batch.valid.device)
 
 
 def start_mtp(network: MtpNetwork, vocabulary: Vocabulary, embeddings: torch.Tensor) -> None:
