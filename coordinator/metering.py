@@ -14,10 +14,13 @@ class SpeculativeMeter:
         self._histogram = [0] * (max_draft + 1)
         self._num_steps = 0
         self._num_draft_tokens = 0
+        self._num_feature_bytes = 0
 
     def step(self, commit: Commit) -> None:
         """A verifier step that committed tokens."""
         self._num_steps += 1
+        if commit.features is not None:
+            self._num_feature_bytes += len(commit.features.bf16)
         if commit.drafted > 0:
             self._num_draft_tokens += commit.drafted
             self._histogram[min(commit.accepted, self._max_draft)] += 1
@@ -35,4 +38,5 @@ class SpeculativeMeter:
             num_draft_tokens=self._num_draft_tokens,
             num_spec_tokens=self._max_draft,
             num_steps=self._num_steps,
+            num_feature_bytes=self._num_feature_bytes,
         )

@@ -81,7 +81,13 @@ class Reloader:
 
 def _check_fits(old: DrafterInfo, new: DrafterInfo) -> None:
     """Coordinators chose this drafter by what it said of itself: only its weights may change."""
-    expected = replace(old, name=new.name, model_digest=new.model_digest)
+    expected = replace(
+        old,
+        name=new.name,
+        model_digest=new.model_digest,
+        weights_bytes=new.weights_bytes,
+        state_bytes=new.state_bytes,
+    )
     changed = [one.name for one in fields(old) if getattr(expected, one.name) != getattr(new, one.name)]
     if changed:
         raise Mismatch(

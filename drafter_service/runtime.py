@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -26,6 +26,7 @@ from paceline.core.types import (
     DrafterInfo,
     DraftJob,
     Drain,
+    Guess,
     Refused,
     SessionSpec,
 )
@@ -77,6 +78,7 @@ class DrafterRuntime:
         self._clock = clock
         self._tracer = tracer
         self._metrics = metrics
+        metrics.drafter_memory.observe(drafter.info.weights_bytes, 0)
         self._seats: dict[str, _Seat] = {}
         self._opening: list[_Seat] = []
         self._closing: list[str] = []
@@ -90,7 +92,7 @@ class DrafterRuntime:
     @property
     def info(self) -> DrafterInfo:
         """What it is."""
-        return self._drafter.info
+        return replace(self._drafter.info, state_bytes=self._metrics.drafter_memory.most_state)
 
     @property
     def num_sessions(self) -> int:
@@ -276,7 +278,9 @@ class DrafterRuntime:
 
     async def _draft(self, jobs: Sequence[tuple[_Seat, DraftJob]]) -> None:
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
-        guesses = await self._in_worker(self._drafter.extend, [job for _, job in jobs])
+        drafter = self._drafter
+        guesses, state = await self._in_worker(_extend, drafter, [job for _, job in jobs])
+        self._metrics.drafter_memory.observe(drafter.info.weights_bytes, state)
         seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
         longest = max(len(guess.token_ids) for guess in guesses)
         if longest:
@@ -297,6 +301,11 @@ class DrafterRuntime:
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._worker, partial(function, *args, **kwargs))
+
+
+def _extend(drafter: Drafter, jobs: Sequence[DraftJob]) -> tuple[list[Guess], int]:
+    """In the worker thread: guesses, and the memory of the sessions afterwards."""
+    return drafter.extend(jobs), drafter.state_bytes()
 
 
 def _open_all(drafter: Drafter, specs: Sequence[SessionSpec]) -> PacelineError | None:

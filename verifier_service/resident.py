@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from paceline.core.errors import PacelineError
 from paceline.core.ports import Clock, Drafter
-from paceline.core.types import Commit, DraftJob, Guess, Needs, SessionSpec, Tap
+from paceline.core.types import Commit, DrafterInfo, DraftJob, Guess, Needs, SessionSpec, Tap
 from paceline.speculation.draft_length import StepCost
 from paceline.speculation.drafting import DraftingSession
 from paceline.speculation.resident import ResidentPolicy, can_drafts_pay
@@ -52,6 +52,15 @@ class Resident:
         self._policy = ResidentPolicy()
         self._seats: dict[str, _Seat] = {}
         self._closing: list[str] = []
+        if drafter is not None:
+            metrics.drafter_memory.observe(drafter.info.weights_bytes, 0)
+
+    @property
+    def info(self) -> DrafterInfo | None:
+        """Who lives here; None when nobody does, or does no more."""
+        if self._drafter is None:
+            return None
+        return replace(self._drafter.info, state_bytes=self._metrics.drafter_memory.most_state)
 
     def join(self, state: VerifierSession, *, gives_features: bool) -> None:
         """Follow a session from its opening on, if it wants drafts."""
@@ -125,7 +134,8 @@ class Resident:
         opening = [state.spec for state, seat, _ in asked if not seat.is_open]
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
         work = (drafter, closing, opening, [job for _, _, job in asked])
-        guesses = await asyncio.get_running_loop().run_in_executor(self._worker, _compute, *work)
+        guesses, memory = await asyncio.get_running_loop().run_in_executor(self._worker, _compute, *work)
+        self._metrics.drafter_memory.observe(drafter.info.weights_bytes, memory)
         seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
         if not asked:
             return
@@ -165,8 +175,8 @@ class Resident:
 
 def _compute(
     drafter: Drafter, closing: Sequence[str], opening: Sequence[SessionSpec], jobs: Sequence[DraftJob]
-) -> dict[str, Guess]:
-    """In the worker thread. Sessions that the drafter refuses to open are missing in the answer."""
+) -> tuple[dict[str, Guess], int]:
+    """In the worker thread: guesses, and the memory of its sessions. Those that it refuses to open have no guess."""
     for session in closing:
         drafter.close(session)
     refused = set()
@@ -178,4 +188,4 @@ def _compute(
             refused.add(spec.session)
     served = [job for job in jobs if job.session not in refused]
     guesses = drafter.extend(served) if served else []
-    return {job.session: guess for job, guess in zip(served, guesses, strict=True)}
+    return {job.session: guess for job, guess in zip(served, guesses, strict=True)}, drafter.state_bytes()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.config.settings import VerifierSettings
 from paceline.core.errors import (
@@ -108,7 +108,7 @@ class VerifierRuntime:
     @property
     def info(self) -> VerifierInfo:
         """What is served."""
-        return self._backend.info
+        return replace(self._backend.info, resident=self._resident.info)
 
     @property
     def num_sessions(self) -> int:

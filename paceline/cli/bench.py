@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from paceline.cli.drafters import DrafterUse, drafters_of, memory_of, name_all
 from paceline.cli.machine import provenance
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
 from paceline.cli.modes import COLOCATED, MODES, Asking, make_runners, parse_modes
@@ -60,7 +61,8 @@ def bench(
         async with connected(target, options) as client:
             asking = Asking(request, (await client.describe()).has_chat_template)
             runners = await make_runners(chosen, client, asking, model)
-            return await _measure(rows, runners, rounds, numbers(concurrency, "concurrency"))
+            report = await _measure(rows, runners, rounds, numbers(concurrency, "concurrency"))
+            return replace(report, drafters=drafters_of(await client.describe_now()))
 
     report = run(work(), as_json=json_)
     if out is not None:
@@ -95,6 +97,7 @@ class _Report:
     comparisons: list[Comparison]
     throughput: list[_Load]
     samples: list[Sample]
+    drafters: list[DrafterUse] = field(default_factory=list)
 
 
 async def _measure(
@@ -131,3 +134,7 @@ def _show(report: _Report) -> None:
         )
     for load in report.throughput:
         typer.echo(f"{load.mode} at {load.concurrency} sessions: {load.tokens_per_second:.1f} tokens/s")
+    typer.echo(f"drafter: {name_all(report.drafters)}; {memory_of(report.drafters)}")
+    for one in report.comparisons:
+        if one.task == "all" and one.feature_bytes is not None:
+            typer.echo(f"{one.mode}: {one.feature_bytes:,.0f} bytes of hidden states per accepted draft token")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import typer
 
+from paceline.cli.drafters import drafters_of, name_all
 from paceline.cli.running import DEFAULT_TARGET, connected
 from paceline.core.errors import PacelineError
 from paceline.text.resolve import PACKAGED, cache_root, model_directory
@@ -148,8 +149,9 @@ def _store(url: str) -> Finding:
 def _stack() -> Finding:
     async def ask() -> str:
         async with connected(DEFAULT_TARGET) as client:
-            info = await client.describe()
-            return f"running at {client.address}: {len(info.verifiers)} verifier(s), {len(info.drafters)} drafter(s)"
+            info = await client.describe_now()
+            counts = f"{len(info.verifiers)} verifier(s), {len(info.drafters)} drafter(s)"
+            return f"running at {client.address}: {counts}; drafts by {name_all(drafters_of(info))}"
 
     try:
         return Finding("stack", True, asyncio.run(ask()))

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +20,25 @@ def provenance() -> dict[str, object]:
     return {
         "version": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["paceline", *sys.argv[1:]],
+        "command": command(sys.argv[1:]),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "libraries": {name: version for name in LIBRARIES if (version := _installed(name))},
     }
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """What was typed, for others to read: of absolute paths only what they mean here, or their last part."""
+    return ["paceline", *(_without_place(one) for one in arguments)]
+
+
+def _without_place(argument: str) -> str:
+    head, equals, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    return f"{head}{equals}{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}"
 
 
 def _cpu() -> str:

@@ -60,6 +60,8 @@ class Comparison:
     tokens_per_step: float
     identical: bool
     """All outputs equal the baseline's."""
+    feature_bytes: float | None
+    """As ``feature_bytes``."""
 
 
 Runner = Callable[[PromptRow], Awaitable[Sample]]
@@ -113,7 +115,14 @@ def _compare(mode: str, task: str, own: Sequence[Sample], base: dict[tuple[str, 
         quartiles[2],
         statistics.fmean(one.tokens_per_step for one in own),
         all(one.token_ids == other.token_ids for one, other in pairs),
+        feature_bytes(own),
     )
+
+
+def feature_bytes(own: Sequence[Sample]) -> float | None:
+    """Bytes of hidden states between services per accepted draft token; None when none was accepted."""
+    accepted = sum(one.speculative.num_accepted_draft_tokens for one in own)
+    return sum(one.speculative.num_feature_bytes for one in own) / accepted if accepted else None
 
 
 async def throughput(

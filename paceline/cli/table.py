@@ -7,6 +7,7 @@ no time from the measurement.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from paceline.cli.drafters import drafters_of, memory_of, name_all
 from paceline.cli.machine import provenance
 from paceline.cli.measuring import Runner, Sample, take_turns
 from paceline.cli.modes import PLAIN, Asking, Encode, encoder, make_runners, parse_modes, prepared
@@ -27,7 +29,7 @@ from paceline.cli.stack import StackOptions
 from paceline.cli.tabulating import LogLikelihoods, TableRow, is_lossless, markdown, tabulate, whole_turns
 from paceline.core.errors import InvalidRequest, NotFound
 from paceline.core.requests import CoordinatorInfo, GenerateRequest
-from paceline.core.types import DrafterInfo, SamplingParams, Tokens, VerifierInfo
+from paceline.core.types import SamplingParams, Tokens, VerifierInfo
 from paceline.text.resolve import PACKAGED
 
 
@@ -65,8 +67,8 @@ def table(
             taken.info = await client.describe()
             asking = Asking(request, taken.info.has_chat_template)
             judge = await _judge(taken.info, model, asking) if likelihood else None
-            runners = await make_runners(taken.modes, client, asking, model)
-            await measure(rows, runners, rounds, taken)
+            await measure(rows, await make_runners(taken.modes, client, asking, model), rounds, taken)
+            taken.info = await client.describe_now()
         return lambda: judge(rows, taken.samples) if judge is not None else None
 
     try:
@@ -149,16 +151,16 @@ def score(rows: Sequence[PromptRow], samples: Sequence[Sample], encode: Encode, 
 def _facts(request: GenerateRequest, taken: Taken) -> dict[str, str]:
     """The head of the page."""
     made, law = provenance(), request.sampling
-    pools = (*taken.info.verifiers, *taken.info.drafters)
-    names = {type(one.info): one.info.name for one in pools if one.info is not None}
+    targets, uses = [one.info.name for one in taken.info.verifiers if one.info is not None], drafters_of(taken.info)
     chosen = "greedy" if not law.temperature else f"T={law.temperature:g}, top-p {law.top_p:g}, seed {request.seed}"
     return {
         "Paceline": f"{made['version']}, {made['time']}",
         "Machine": f"{made['cpu']}, {made['cores']} cores",
-        "Target": names.get(VerifierInfo, "unknown"),
-        "Drafter": names.get(DrafterInfo, "none"),
+        "Target": next(iter(targets), "unknown"),
+        "Drafter": name_all(uses),
+        "Drafter memory": memory_of(uses),
         "Requests": f"{request.max_tokens} tokens at most, {chosen}, one at a time, modes in turns",
-        "Command": " ".join(map(str, made["command"])) if isinstance(made["command"], list) else "",
+        "Command": shlex.join(made["command"]) if isinstance(made["command"], list) else "",
     }
 
 
@@ -186,7 +188,8 @@ class _Outputs:
             self.markdown.write_text(page, "utf-8")
         if self.plot is not None:
             plot(rows, f"{facts['Target']}, drafter {facts['Drafter']}; {facts['Machine']}", self.plot)
-        results = {**provenance(), "facts": dict(facts), "rows": [asdict(row) for row in rows]}
+        uses = [asdict(use) for use in drafters_of(taken.info)]
+        results = {**provenance(), "facts": dict(facts), "drafters": uses, "rows": [asdict(row) for row in rows]}
         if self.samples is not None:
             samples = [asdict(sample) for sample in taken.samples]
             self.samples.write_text(json.dumps({**results, "samples": samples}, indent=1), "utf-8")

@@ -46,6 +46,8 @@ class TableRow:
     """Over all steps, those without drafts included; None where steps can't be seen."""
     identical: float
     """Share of outputs that are plain decoding's, token for token."""
+    feature_bytes: float | None
+    """Bytes of hidden states between services per accepted draft token; None when none was accepted."""
     log_likelihood: float | None
     """Mean log-probability of an output token under the target at temperature 1; None when not measured."""
 
@@ -70,6 +72,7 @@ def tabulate(samples: Sequence[Sample], scores: LogLikelihoods | None = None) ->
                 tau=_tau(own),
                 tokens_per_step=_tokens_per_step(own),
                 identical=_identical(own, base),
+                feature_bytes=one.feature_bytes,
                 log_likelihood=_log_likelihood(own, scores),
             )
         )
@@ -149,6 +152,11 @@ def markdown(rows: Sequence[TableRow], facts: Mapping[str, str]) -> str:
     tasks = dict.fromkeys(row.task for row in rows if row.task != ALL)
     parts = [[row.task, *_cells(row)] for task in tasks for row in rows if row.task == task]
     means = ", ".join(f"{label(mode)} {value:.2f}" for mode, value in mean_tau(rows).items())
+    sent = ", ".join(
+        f"{label(row.mode)} {row.feature_bytes:,.0f}"
+        for row in rows
+        if row.task == ALL and row.feature_bytes is not None
+    )
     lines = [
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
@@ -157,6 +165,7 @@ def markdown(rows: Sequence[TableRow], facts: Mapping[str, str]) -> str:
         *_table(head, parts),
         "",
         *([f"τ, mean over tasks: {means}.", ""] if means else []),
+        *([f"Bytes of hidden states between services per accepted draft token: {sent}.", ""] if sent else []),
         *_LEGEND,
     ]
     return "\n".join(lines) + "\n"

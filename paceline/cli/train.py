@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from paceline.cli.machine import command
 from paceline.cli.running import fail, say
 from paceline.core.errors import InvalidRequest, PacelineError
 from paceline.text.resolve import PACKAGED
@@ -80,7 +81,7 @@ def train(
 
 
 def _command() -> str:
-    return shlex.join(["paceline", *sys.argv[1:]])
+    return shlex.join(command(sys.argv[1:]))
 
 
 def _work(work: Callable[[Listener], ResultT], remedy: str, *, as_json: bool) -> ResultT:

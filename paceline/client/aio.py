@@ -9,14 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.core.errors import Cancelled, Internal, PacelineError
-from paceline.core.requests import Chunk, CoordinatorInfo, Finished, GenerateEvent, GenerateRequest, Started
+from paceline.core.requests import (
+    Chunk,
+    CoordinatorInfo,
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    PoolMember,
+    Started,
+)
 from paceline.core.types import Tokens
 from paceline.telemetry.spans import SpanRecord
 from paceline.v1 import coordinator_pb2 as pb
@@ -25,6 +33,7 @@ from paceline.wire import coordinator_codec as codec
 from paceline.wire.channel import connect
 from paceline.wire.diagnostics import span_from_pb
 from paceline.wire.errors import from_rpc
+from paceline.wire.links import GrpcDrafterLink, GrpcVerifierLink
 
 SERVICE = "paceline.v1.CoordinatorService"
 
@@ -111,6 +120,15 @@ class Client:
         with self._our_errors():
             return codec.describe_from_pb(await self._stub.Describe(pb.DescribeRequest(), timeout=5))
 
+    async def describe_now(self) -> CoordinatorInfo:
+        """As ``describe``, with what the members say now; the coordinator knows what they said when it connected."""
+        info = await self.describe()
+        return replace(
+            info,
+            verifiers=tuple([await _asked(one, GrpcVerifierLink(one.address)) for one in info.verifiers]),
+            drafters=tuple([await _asked(one, GrpcDrafterLink(one.address)) for one in info.drafters]),
+        )
+
     async def is_serving(self, timeout_s: float = 1.0) -> bool:
         """Whether the coordinator takes requests now."""
         check = health_pb2_grpc.HealthStub(self._channel).Check
@@ -119,6 +137,16 @@ class Client:
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _asked(member: PoolMember, link: GrpcVerifierLink | GrpcDrafterLink) -> PoolMember:
+    """As it was known when it doesn't answer."""
+    try:
+        return replace(member, info=await link.describe())
+    except PacelineError:
+        return member
+    finally:
+        await link.close()
 
 
 async def read_spans(address: str, *, trace_id: str = "", request_id: str = "") -> list[SpanRecord]:

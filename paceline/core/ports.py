@@ -111,6 +111,9 @@ class Drafter(Protocol):
         The context is complete every time: a drafter with a cache finds the common prefix and rolls back by itself.
         """
 
+    def state_bytes(self) -> int:
+        """Memory of all sessions and of what was learned from them, now; weights are in ``info``."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:

@@ -122,6 +122,8 @@ class SpeculativeMetrics:
     """Draft tokens per step at most, as asked for."""
     num_steps: int = 0
     """All verifier steps that committed tokens, with and without drafts."""
+    num_feature_bytes: int = 0
+    """Of hidden states that the verifier sent for a drafter elsewhere; a resident one gets them without a message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,6 +282,10 @@ class DrafterInfo:
     needs: Needs = field(default_factory=Needs)
     max_sessions: int = 256
     max_window: int = 64
+    weights_bytes: int = 0
+    """Memory of its weights, or of a corpus; none without."""
+    state_bytes: int = 0
+    """Memory of its sessions, the most that there was so far; whoever serves the drafter fills it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +310,8 @@ class VerifierInfo:
     """Taps lie between 1 and below this, or are -1."""
     hidden_size: int = 0
     """Width of its hidden states; 0: it gives none."""
+    resident: DrafterInfo | None = None
+    """The drafter in its process, if there is one and it was not switched off."""
 
 
 @dataclass(frozen=True, slots=True)

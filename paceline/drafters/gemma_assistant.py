@@ -16,6 +16,7 @@ from paceline.core.errors import InvalidRequest
 from paceline.core.ports import TargetState
 from paceline.core.types import DrafterInfo, DraftJob, FeatureFrame, Guess, Needs, SessionSpec
 from paceline.drafters.gemma_network import GemmaNetwork, Row, every_layer_shared
+from paceline.models.footprint import tensor_bytes
 from paceline.models.loading import load, prepare
 from paceline.models.rows import LAST
 from paceline.models.sampling import RowSampler
@@ -78,6 +79,7 @@ class GemmaAssistantDrafter:
             vocab_size=target.vocab_size,
             needs=Needs(hidden_states=(LAST,), history=1, hidden_size=target.hidden_size, kv=True),
             max_sessions=max_sessions,
+            weights_bytes=network.weights_bytes,
         )
 
     @classmethod
@@ -102,6 +104,10 @@ class GemmaAssistantDrafter:
     def close(self, session: str) -> None:
         """Forget its last hidden state."""
         self._sessions.pop(session, None)
+
+    def state_bytes(self) -> int:
+        """The newest hidden state per session: keys and values are the target's."""
+        return sum(tensor_bytes(one.hidden) for one in self._sessions.values())
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Token by token, all sessions in one pass each; empty where the target's state is of another position."""

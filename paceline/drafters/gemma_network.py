@@ -15,6 +15,7 @@ from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.gemma4_unified.configuration_gemma4_unified import Gemma4UnifiedTextConfig
 
 from paceline.core.errors import InvalidRequest
+from paceline.models.footprint import weights_bytes
 from paceline.models.loading import LoadedModel
 from paceline.models.packed import pack
 from paceline.models.view import TargetView
@@ -52,6 +53,11 @@ class GemmaNetwork:
         AttentionMaskInterface.register(ATTENTION, _no_mask)
         model.set_attn_implementation(ATTENTION)
         pack(model)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Memory of its own weights; the table of words is the target's."""
+        return weights_bytes((self._model, self._head))
 
     def step(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """(logits [rows, vocab], states [rows, hidden])."""

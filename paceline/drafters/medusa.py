@@ -7,7 +7,7 @@ as the main path does. It draws with the target's noise (Gumbel coupling), so th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from paceline.drafters.medusa_network import MedusaNetwork, MedusaShape, PackedM
 from paceline.drafters.seats import require_seat
 from paceline.drafters.trained import TrainedDrafter, check_sizes, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
+from paceline.models.footprint import tensor_bytes, weights_bytes
 from paceline.models.frames import rows_of
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
@@ -80,7 +81,8 @@ class MedusaDrafter:
         self._block = choose_block(about.block, settings.block)
         self._lexicon = Lexicon(trained)
         self._sessions: dict[str, _Session] = {}
-        self.info = info_of(about, self._block, settings.max_sessions)
+        info = info_of(about, self._block, settings.max_sessions)
+        self.info = replace(info, weights_bytes=weights_bytes(self._network))
 
     @classmethod
     def load(cls, settings: DrafterSettings) -> MedusaDrafter:
@@ -99,6 +101,10 @@ class MedusaDrafter:
     def close(self, session: str) -> None:
         """Forget it."""
         self._sessions.pop(session, None)
+
+    def state_bytes(self) -> int:
+        """One row per session."""
+        return sum(tensor_bytes(one.row) for one in self._sessions.values())
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """One block for each job; shorter where the chance of being right runs out."""

@@ -85,6 +85,10 @@ class MixDrafter:
             except Exception:
                 _log.exception("part failed to close", extra=self._where(number, session))
 
+    def state_bytes(self) -> int:
+        """Of all parts."""
+        return sum(part.state_bytes() for part in self._parts)
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Ask each part once for all its sessions, then merge per session."""
         for job in jobs:
@@ -150,6 +154,7 @@ def _merged(infos: Sequence[DrafterInfo]) -> DrafterInfo:
         needs=_merged_needs(infos),
         max_sessions=min(info.max_sessions for info in infos),
         max_window=max(info.max_window for info in infos),
+        weights_bytes=sum(info.weights_bytes for info in infos),
     )
 
 

@@ -62,6 +62,7 @@ class ModelDrafter:
         self._runner = runner
         self._threads = threads
         self._sessions: dict[str, _Session] = {}
+        self._token_bytes = runner.token_bytes
         self.info = DrafterInfo(
             name=f"model {loaded.name}",
             model_digest=loaded.digest,
@@ -69,6 +70,7 @@ class ModelDrafter:
             vocab_size=loaded.vocab_size,
             needs=Needs(same_tokenizer=True),
             max_sessions=runner.slots.spare,
+            weights_bytes=runner.weights_bytes,
         )
 
     @classmethod
@@ -92,6 +94,10 @@ class ModelDrafter:
         """Free it."""
         self._runner.close(session)
         self._sessions.pop(session, None)
+
+    def state_bytes(self) -> int:
+        """Keys and values of what is cached; pages come with use."""
+        return self._token_bytes * sum(len(one.cached) for one in self._sessions.values())
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Token by token, all sessions in one pass each."""

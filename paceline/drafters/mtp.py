@@ -8,7 +8,7 @@ the drafter's own states. It draws with the target's noise (Gumbel coupling), so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from paceline.drafters.mtp_packed import PackedNetwork
 from paceline.drafters.seats import require_seat
 from paceline.drafters.trained import TrainedDrafter, check_sizes, read_trained
 from paceline.drafters.trimmed import TrimmedSampler
+from paceline.models.footprint import tensor_bytes, weights_bytes
 from paceline.models.frames import rows_of
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
@@ -89,7 +90,8 @@ class MtpDrafter:
         self._window = self._network.shape.window
         self._lexicon = Lexicon(trained)
         self._sessions: dict[str, _Session] = {}
-        self.info = info_of(about, self._block, settings.max_sessions, is_optional=True)
+        info = info_of(about, self._block, settings.max_sessions, is_optional=True)
+        self.info = replace(info, weights_bytes=weights_bytes(self._network))
 
     @classmethod
     def load(cls, settings: DrafterSettings) -> MtpDrafter:
@@ -108,6 +110,10 @@ class MtpDrafter:
     def close(self, session: str) -> None:
         """Forget it."""
         self._sessions.pop(session, None)
+
+    def state_bytes(self) -> int:
+        """Cached rows and states."""
+        return sum(tensor_bytes(one.keys, one.values, one.state) for one in self._sessions.values())
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """One block for each job; shorter where the chance of being right runs out."""

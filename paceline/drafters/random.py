@@ -27,6 +27,10 @@ class RandomDrafter:
         """Free the seat."""
         self._sessions.discard(session)
 
+    def state_bytes(self) -> int:
+        """Nothing is kept of a text."""
+        return 0
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """As many tokens as asked for."""
         return [self._extend(job) for job in jobs]

@@ -30,6 +30,10 @@ class SyntheticDrafter:
         """Forget it."""
         self._specs.pop(session, None)
 
+    def state_bytes(self) -> int:
+        """Nothing is kept of a text."""
+        return 0
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Token by token."""
         return [self._extend(job) for job in jobs]

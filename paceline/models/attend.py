@@ -56,6 +56,12 @@ class KeyValues:
         self.values = torch.from_numpy(_fresh_zeros((num_slots, kv, capacity, d), bits)).view(dtype)
         self.arrays = (as_array(self.keys), as_array(self.values))
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one position of one slot."""
+        _, kv, d, _ = self.keys.shape
+        return 2 * kv * d * self.keys.element_size()
+
 
 def _fresh_zeros(shape: tuple[int, ...], bits: type[np.uint16 | np.float32]) -> NDArray[Any]:
     """Zeros in pages of their own, which the system gives when they are written.

@@ -14,6 +14,7 @@ import torch
 
 from paceline.core.errors import PacelineError, Unsupported
 from paceline.models.attend import KeyValues
+from paceline.models.footprint import token_bytes, weights_bytes
 from paceline.models.fused import FusedForward, can_fuse
 from paceline.models.generic import GenericForward, stock_logits
 from paceline.models.loading import LoadedModel
@@ -126,6 +127,16 @@ class ModelRunner:
     def kernel_plan(self) -> str:
         """For people."""
         return self._forward.kernel_plan
+
+    @property
+    def weights_bytes(self) -> int:
+        """Memory of the weights as they are kept for computing."""
+        return weights_bytes(self._forward)
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory of the keys and values of one position."""
+        return token_bytes(self._forward)
 
 
 def _split(rows: torch.Tensor, counts: Sequence[int]) -> Sequence[torch.Tensor]:

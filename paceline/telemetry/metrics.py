@@ -19,6 +19,22 @@ def _histogram(instrument: Instrument, registry: CollectorRegistry) -> Histogram
     return Histogram(instrument.name, instrument.help, instrument.labels, buckets=instrument.buckets, registry=registry)
 
 
+class DrafterMemory:
+    """What a drafter takes, in its own process or in a verifier's."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.weights = Gauge(Metric.DRAFTER_WEIGHTS.name, Metric.DRAFTER_WEIGHTS.help, registry=registry)
+        self.state = Gauge(Metric.DRAFTER_STATE.name, Metric.DRAFTER_STATE.help, registry=registry)
+        self.most_state = 0
+        """Bytes, so far."""
+
+    def observe(self, weights: int, state: int) -> None:
+        """Bytes, now."""
+        self.weights.set(weights)
+        self.state.set(state)
+        self.most_state = max(self.most_state, state)
+
+
 class VerifierMetrics:
     """Of a verifier process."""
 
@@ -31,6 +47,7 @@ class VerifierMetrics:
         self.drafts_received = _counter(Metric.DRAFTS_RECEIVED, registry)
         self.draft_seconds = _histogram(Metric.DRAFT_SECONDS, registry)
         self.drafted_tokens = _counter(Metric.DRAFTED_TOKENS, registry)
+        self.drafter_memory = DrafterMemory(registry)
         self._generation_tokens = _counter(Metric.GENERATION_TOKENS, registry)
         self._drafts = _counter(Metric.DRAFTS, registry)
         self._draft_tokens = _counter(Metric.DRAFT_TOKENS, registry)
@@ -58,6 +75,7 @@ class DrafterMetrics:
         self.sessions = Gauge(Metric.SESSIONS.name, Metric.SESSIONS.help, registry=registry)
         self.draft_seconds = _histogram(Metric.DRAFT_SECONDS, registry)
         self.drafted_tokens = _counter(Metric.DRAFTED_TOKENS, registry)
+        self.drafter_memory = DrafterMemory(registry)
         self.reloads = _counter(Metric.RELOADS, registry)
         self._feature_bytes = _counter(Metric.FEATURE_BYTES, registry)
 

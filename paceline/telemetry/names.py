@@ -85,6 +85,8 @@ class Metric:
     DRAFTS_RECEIVED = Instrument("paceline_drafts_received", "counter", "Draft messages.", ("result",))
     DRAFT_SECONDS = Instrument("paceline_draft_seconds", "histogram", "Time of a drafting call.", buckets=_STEP_S)
     DRAFTED_TOKENS = Instrument("paceline_drafted_tokens", "counter", "Tokens guessed.")
+    DRAFTER_WEIGHTS = Instrument("paceline_drafter_weights_bytes", "gauge", "Memory of the drafter's weights.")
+    DRAFTER_STATE = Instrument("paceline_drafter_state_bytes", "gauge", "Memory of its sessions, at its last guess.")
     RELOADS = Instrument("paceline_reloads", "counter", "Times that weights were loaded anew.", ("result",))
     FEATURE_BYTES = Instrument("paceline_feature_bytes", "counter", "Bytes of hidden states, sent or received.")
     REQUESTS = Instrument("paceline_request_success", "counter", "Requests by how they ended.", ("finished_reason",))

@@ -26,6 +26,10 @@ class FeatureWitness:
     def close(self, session: str) -> None:
         """Rows stay, for the test to read."""
 
+    def state_bytes(self) -> int:
+        """Of the rows that were kept."""
+        return sum(len(row) for rows in self.rows.values() for row in rows.values())
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Keep what came."""
         for job in jobs:

@@ -266,6 +266,7 @@ class SpeculativeDecoding(_message.Message):
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_SPEC_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
+    NUM_FEATURE_BYTES_FIELD_NUMBER: _builtins.int
     mean_acceptance_length: _builtins.float
     """Tokens per verifier step with drafts, the target's own token included."""
     draft_acceptance_rate: _builtins.float
@@ -280,6 +281,8 @@ class SpeculativeDecoding(_message.Message):
     """Draft tokens per step at most, as asked for."""
     num_steps: _builtins.int
     """All verifier steps that committed tokens, with and without drafts."""
+    num_feature_bytes: _builtins.int
+    """Bytes of hidden states that the verifier sent for a drafter elsewhere."""
     @_builtins.property
     def acceptance_histogram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Entry i: steps with drafts in which exactly i draft tokens were accepted."""
@@ -295,10 +298,11 @@ class SpeculativeDecoding(_message.Message):
         num_draft_tokens: _builtins.int = ...,
         num_spec_tokens: _builtins.int = ...,
         num_steps: _builtins.int = ...,
+        num_feature_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_histogram", b"acceptance_histogram", "draft_acceptance_rate", b"draft_acceptance_rate", "mean_acceptance_length", b"mean_acceptance_length", "num_accepted_draft_tokens", b"num_accepted_draft_tokens", "num_draft_tokens", b"num_draft_tokens", "num_spec_steps", b"num_spec_steps", "num_spec_tokens", b"num_spec_tokens", "num_steps", b"num_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_histogram", b"acceptance_histogram", "draft_acceptance_rate", b"draft_acceptance_rate", "mean_acceptance_length", b"mean_acceptance_length", "num_accepted_draft_tokens", b"num_accepted_draft_tokens", "num_draft_tokens", b"num_draft_tokens", "num_feature_bytes", b"num_feature_bytes", "num_spec_steps", b"num_spec_steps", "num_spec_tokens", b"num_spec_tokens", "num_steps", b"num_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -184,6 +184,8 @@ class DescribeDrafterResponse(_message.Message):
     NEEDS_HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     NEEDS_ARE_OPTIONAL_FIELD_NUMBER: _builtins.int
     NEEDS_TARGET_DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Kind and parameters, for people."""
     model_digest: _builtins.str
@@ -206,6 +208,10 @@ class DescribeDrafterResponse(_message.Message):
     """It guesses from token ids alone where there are no hidden states."""
     needs_target_digest: _builtins.str
     """The only model that it was made for, as DescribeVerifierResponse.model_digest; empty is any."""
+    weights_bytes: _builtins.int
+    """Memory of its weights, or of a corpus."""
+    state_bytes: _builtins.int
+    """Memory of its sessions, the most that there was so far."""
     @_builtins.property
     def needs_hidden_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Taps whose hidden states it wants of committed positions, as in Tap."""
@@ -225,10 +231,12 @@ class DescribeDrafterResponse(_message.Message):
         needs_hidden_size: _builtins.int = ...,
         needs_are_optional: _builtins.bool = ...,
         needs_target_digest: _builtins.str = ...,
+        weights_bytes: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "state_bytes", b"state_bytes", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,28 +22,29 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from paceline.v1 import drafter_pb2 as paceline_dot_v1_dot_drafter__pb2
 from paceline.v1 import tokens_pb2 as paceline_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apaceline/v1/verifier.proto\x12\x0bpaceline.v1\x1a\x18paceline/v1/tokens.proto\"?\n\rVerifyRequest\x12.\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1c.paceline.v1.VerifierCommand\"\xd5\x01\n\x0fVerifierCommand\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.paceline.v1.SessionSpecH\x00\x12#\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x12.paceline.v1.DraftH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.paceline.v1.CloseH\x00\x12%\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\x1f\n\x03tap\x18\x05 \x01(\x0b\x32\x10.paceline.v1.TapH\x00\x42\x06\n\x04kind\"<\n\x0eVerifyResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.paceline.v1.VerifierEvent\"\xb3\x01\n\rVerifierEvent\x12%\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x13.paceline.v1.CommitH\x00\x12%\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\'\n\x07refused\x18\x03 \x01(\x0b\x32\x14.paceline.v1.RefusedH\x00\x12#\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x12.paceline.v1.DrainH\x00\x42\x06\n\x04kind\"\x19\n\x17\x44\x65scribeVerifierRequest\"\x9b\x02\n\x18\x44\x65scribeVerifierResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x03 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bmax_context\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x12\n\nnum_layers\x18\x0c \x01(\r\x12\x13\n\x0bhidden_size\x18\r \x01(\r2\xb9\x01\n\x0fVerifierService\x12\x45\n\x06Verify\x12\x1a.paceline.v1.VerifyRequest\x1a\x1b.paceline.v1.VerifyResponse(\x01\x30\x01\x12_\n\x10\x44\x65scribeVerifier\x12$.paceline.v1.DescribeVerifierRequest\x1a%.paceline.v1.DescribeVerifierResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apaceline/v1/verifier.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/drafter.proto\x1a\x18paceline/v1/tokens.proto\"?\n\rVerifyRequest\x12.\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1c.paceline.v1.VerifierCommand\"\xd5\x01\n\x0fVerifierCommand\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.paceline.v1.SessionSpecH\x00\x12#\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x12.paceline.v1.DraftH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.paceline.v1.CloseH\x00\x12%\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\x1f\n\x03tap\x18\x05 \x01(\x0b\x32\x10.paceline.v1.TapH\x00\x42\x06\n\x04kind\"<\n\x0eVerifyResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.paceline.v1.VerifierEvent\"\xb3\x01\n\rVerifierEvent\x12%\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x13.paceline.v1.CommitH\x00\x12%\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\'\n\x07refused\x18\x03 \x01(\x0b\x32\x14.paceline.v1.RefusedH\x00\x12#\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x12.paceline.v1.DrainH\x00\x42\x06\n\x04kind\"\x19\n\x17\x44\x65scribeVerifierRequest\"\xd3\x02\n\x18\x44\x65scribeVerifierResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x03 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bmax_context\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x12\n\nnum_layers\x18\x0c \x01(\r\x12\x13\n\x0bhidden_size\x18\r \x01(\r\x12\x36\n\x08resident\x18\x0f \x01(\x0b\x32$.paceline.v1.DescribeDrafterResponse2\xb9\x01\n\x0fVerifierService\x12\x45\n\x06Verify\x12\x1a.paceline.v1.VerifyRequest\x1a\x1b.paceline.v1.VerifyResponse(\x01\x30\x01\x12_\n\x10\x44\x65scribeVerifier\x12$.paceline.v1.DescribeVerifierRequest\x1a%.paceline.v1.DescribeVerifierResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.v1.verifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFYREQUEST']._serialized_start=69
-  _globals['_VERIFYREQUEST']._serialized_end=132
-  _globals['_VERIFIERCOMMAND']._serialized_start=135
-  _globals['_VERIFIERCOMMAND']._serialized_end=348
-  _globals['_VERIFYRESPONSE']._serialized_start=350
-  _globals['_VERIFYRESPONSE']._serialized_end=410
-  _globals['_VERIFIEREVENT']._serialized_start=413
-  _globals['_VERIFIEREVENT']._serialized_end=592
-  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_start=594
-  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_end=619
-  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_start=622
-  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_end=905
-  _globals['_VERIFIERSERVICE']._serialized_start=908
-  _globals['_VERIFIERSERVICE']._serialized_end=1093
+  _globals['_VERIFYREQUEST']._serialized_start=96
+  _globals['_VERIFYREQUEST']._serialized_end=159
+  _globals['_VERIFIERCOMMAND']._serialized_start=162
+  _globals['_VERIFIERCOMMAND']._serialized_end=375
+  _globals['_VERIFYRESPONSE']._serialized_start=377
+  _globals['_VERIFYRESPONSE']._serialized_end=437
+  _globals['_VERIFIEREVENT']._serialized_start=440
+  _globals['_VERIFIEREVENT']._serialized_end=619
+  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_start=621
+  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_end=646
+  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_start=649
+  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_end=988
+  _globals['_VERIFIERSERVICE']._serialized_start=991
+  _globals['_VERIFIERSERVICE']._serialized_end=1176
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from paceline.v1 import drafter_pb2 as _drafter_pb2
 from paceline.v1 import tokens_pb2 as _tokens_pb2
 import builtins as _builtins
 import sys
@@ -197,6 +198,7 @@ class DescribeVerifierResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     NUM_LAYERS_FIELD_NUMBER: _builtins.int
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
+    RESIDENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Model name, for people."""
     model_digest: _builtins.str
@@ -225,6 +227,10 @@ class DescribeVerifierResponse(_message.Message):
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """End-of-sequence ids."""
 
+    @_builtins.property
+    def resident(self) -> _drafter_pb2.DescribeDrafterResponse:
+        """The drafter in its process; unset without one."""
+
     def __init__(
         self,
         *,
@@ -241,10 +247,11 @@ class DescribeVerifierResponse(_message.Message):
         dtype: _builtins.str = ...,
         num_layers: _builtins.int = ...,
         hidden_size: _builtins.int = ...,
+        resident: _drafter_pb2.DescribeDrafterResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resident", b"resident"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "exact", b"exact", "hidden_size", b"hidden_size", "max_context", b"max_context", "max_sessions", b"max_sessions", "model_digest", b"model_digest", "name", b"name", "num_layers", b"num_layers", "numerics_id", b"numerics_id", "stop_token_ids", b"stop_token_ids", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "exact", b"exact", "hidden_size", b"hidden_size", "max_context", b"max_context", "max_sessions", b"max_sessions", "model_digest", b"model_digest", "name", b"name", "num_layers", b"num_layers", "numerics_id", b"numerics_id", "resident", b"resident", "stop_token_ids", b"stop_token_ids", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -375,6 +375,8 @@ def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse
         needs_hidden_size=info.needs.hidden_size,
         needs_are_optional=info.needs.is_optional,
         needs_target_digest=info.needs.target_digest,
+        weights_bytes=info.weights_bytes,
+        state_bytes=info.state_bytes,
     )
 
 
@@ -395,6 +397,8 @@ def drafter_info_from_pb(message: drafter_pb2.DescribeDrafterResponse) -> Drafte
         ),
         max_sessions=message.max_sessions,
         max_window=message.max_window,
+        weights_bytes=message.weights_bytes,
+        state_bytes=message.state_bytes,
     )
 
 
@@ -414,6 +418,7 @@ def verifier_info_to_pb(info: VerifierInfo) -> verifier_pb2.DescribeVerifierResp
         dtype=info.dtype,
         num_layers=info.num_layers,
         hidden_size=info.hidden_size,
+        resident=None if info.resident is None else drafter_info_to_pb(info.resident),
     )
 
 
@@ -433,4 +438,5 @@ def verifier_info_from_pb(message: verifier_pb2.DescribeVerifierResponse) -> Ver
         dtype=message.dtype,
         num_layers=message.num_layers,
         hidden_size=message.hidden_size,
+        resident=drafter_info_from_pb(message.resident) if message.HasField("resident") else None,
     )

@@ -209,6 +209,7 @@ def _speculative_from_pb(message: pb.SpeculativeDecoding) -> SpeculativeMetrics:
         num_draft_tokens=message.num_draft_tokens,
         num_spec_tokens=message.num_spec_tokens,
         num_steps=message.num_steps,
+        num_feature_bytes=message.num_feature_bytes,
     )
 
 

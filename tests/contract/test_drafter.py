@@ -222,3 +222,14 @@ async def test_the_target_drafting_for_itself_is_always_right(directory: Path, s
         cached = len(tokens) + outcome.accepted
         tokens += outcome.token_ids
     assert len(tokens) > 17 + 2 * 12
+
+
+def test_its_memory_is_that_of_its_sessions_and_goes_with_them(drafter: Drafter) -> None:
+    before = drafter.state_bytes()
+    drafter.open(spec("s", CONTEXT))
+    drafter.extend([job("s", CONTEXT)])
+    during = drafter.state_bytes()
+    drafter.close("s")
+    assert drafter.state_bytes() == before
+    assert during >= before
+    assert (during > before) == (drafter.info.name not in ("random", "synthetic"))

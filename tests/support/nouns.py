@@ -150,6 +150,8 @@ drafter_info = st.builds(
     ),
     max_sessions=u32,
     max_window=u32,
+    weights_bytes=u64,
+    state_bytes=u64,
 )
 verifier_info = st.builds(
     VerifierInfo,
@@ -166,6 +168,7 @@ verifier_info = st.builds(
     dtype=text,
     num_layers=u32,
     hidden_size=u32,
+    resident=st.none() | drafter_info,
 )
 
 chat = st.lists(st.builds(ChatMessage, text, text), max_size=3).map(lambda turns: Chat(tuple(turns)))

@@ -42,6 +42,9 @@ class Service:
     async def describe(self) -> CoordinatorInfo:
         return self._system.coordinator.describe()
 
+    async def describe_now(self) -> CoordinatorInfo:
+        return self._system.coordinator.describe()
+
     async def complete(self, request: GenerateRequest) -> Completion:
         return self._alter(request, await self._system.complete(request))
 
@@ -77,6 +80,15 @@ def test_the_page_is_printed_and_equal_text_is_success(bench: Callable[..., Resu
     assert [line.split(" | ")[0] for line in lines if "| 3 |" in line] == ["| plain", "| 4 tokens", "| adaptive"]
     assert done.stdout.count("100 %") == 9
     assert "NOT lossless" not in done.stderr
+
+
+def test_the_page_names_who_guessed_and_what_that_took(bench: Callable[..., Result]) -> None:
+    lines = bench().stdout.splitlines()
+    assert lines[3:5] == ["- Drafter: synthetic", "- Drafter memory: 0.00 MB of weights, 0.00 MB of sessions at most"]
+    assert "Bytes of hidden states between services per accepted draft token: 4 tokens 0, adaptive 0." in lines
+    found = json.loads(bench("--json").stdout)
+    assert found["drafters"] == [{"name": "synthetic", "place": "pool", "weights_bytes": 0, "state_bytes": 0}]
+    assert {row["feature_bytes"] for row in found["rows"]} == {None, 0.0}
 
 
 def test_one_other_token_is_failure_and_is_said(bench: Callable[..., Result]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coordinator.metering import SpeculativeMeter
 from paceline.core.requests import SpeculativeMetrics
-from paceline.core.types import Commit
+from paceline.core.types import Commit, FeatureFrame
 
 
 def step(num_tokens: int, drafted: int = 0, accepted: int = 0) -> Commit:
@@ -32,6 +34,14 @@ def test_rates_count_steps_with_drafts_only_and_the_targets_own_token() -> None:
         num_spec_tokens=4,
         num_steps=5,
     )
+
+
+def test_hidden_states_are_counted_in_bytes() -> None:
+    meter = SpeculativeMeter(4)
+    meter.step(replace(step(1), features=FeatureFrame(0, 2, b"12345678")))
+    meter.step(step(2, 4, 1))
+    meter.step(replace(step(1), features=FeatureFrame(2, 1, b"1234")))
+    assert meter.result().num_feature_bytes == 12
 
 
 def test_the_histogram_adds_up() -> None:

@@ -46,6 +46,9 @@ class Part:
     def close(self, session: str) -> None:
         self.sessions.discard(session)
 
+    def state_bytes(self) -> int:
+        return 0
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         self.asked.append(list(jobs))
         if any(job.session in self.fails for job in jobs):

@@ -383,3 +383,10 @@ def test_blocks_can_be_shortened_but_not_beyond_what_was_trained() -> None:
     assert ask(drafter, 20, path=TEXT[20:22]).token_ids == ()
     with pytest.raises(InvalidRequest, match=f"blocks of {BLOCK} tokens, not {BLOCK + 1}; lower it"):
         make_drafter(block=BLOCK + 1)
+
+
+def test_weights_take_what_the_network_takes_and_tables_that_are_kept_twice() -> None:
+    trained = make_trained()
+    stored = sum(tensor.nbytes for tensor in trained.weights.values())
+    made = MtpDrafter(trained, DrafterSettings(drafter="mtp", dtype="float32"))
+    assert stored < made.info.weights_bytes < 2 * stored

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from paceline.core.types import DraftJob, Guess, SamplingParams, SessionSpec, StopRules, Tokens
 from paceline.drafters import suffix
-from paceline.drafters.suffix import DOUBT, LONGEST, MIN_REACH, NUM_PLACES, NUM_WEAK_PLACES, SuffixDrafter, SuffixIndex
+from paceline.drafters.suffix import (
+    DOUBT,
+    LONGEST,
+    MIN_REACH,
+    NUM_PLACES,
+    NUM_WEAK_PLACES,
+    TOKEN_BYTES,
+    SuffixDrafter,
+    SuffixIndex,
+)
 
 
 def spec(session: str, context: Tokens, prompt_length: int = 1) -> SessionSpec:
@@ -205,3 +214,9 @@ def test_places_are_all_those_that_agree_in_two_tokens(text: list[int], context:
     index = SuffixIndex()
     index.grow(text)
     assert index.places(context) == naive_places(text, context)
+
+
+def test_memory_is_counted_by_the_token_and_a_corpus_counts_as_weights() -> None:
+    drafter = SuffixDrafter(2, [(1, 2, 3, 4)])
+    assert (drafter.info.weights_bytes, drafter.state_bytes()) == (5 * TOKEN_BYTES, 0)
+    assert SuffixDrafter(2).info.weights_bytes == 0

@@ -27,6 +27,9 @@ class Diary:
     def close(self, session: str) -> None:
         self.open_sessions.remove(session)
 
+    def state_bytes(self) -> int:
+        return 0
+
     def extend(self, jobs: list[DraftJob]) -> list[Guess]:
         self.jobs += jobs
         return [Guess(job.session, ()) for job in jobs]

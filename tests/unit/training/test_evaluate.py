@@ -40,6 +40,9 @@ class _Recorder:
     def close(self, session: str) -> None:
         del self.open_now[session]
 
+    def state_bytes(self) -> int:
+        return 0
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         self.most_together = max(self.most_together, len(jobs))
         for job in jobs:

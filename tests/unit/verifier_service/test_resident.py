@@ -20,7 +20,7 @@ from paceline.core.requests import DraftMode, GenerateRequest
 from paceline.core.types import DraftJob, Guess, SamplingParams, SessionSpec, VerifierInfo
 from paceline.drafters.ngram import NgramDrafter
 from paceline.drafters.random import RandomDrafter
-from paceline.drafters.suffix import SuffixDrafter
+from paceline.drafters.suffix import TOKEN_BYTES, SuffixDrafter
 from paceline.drafters.synthetic import SyntheticDrafter
 from paceline.telemetry.metrics import VerifierMetrics
 from paceline.telemetry.names import Span
@@ -72,6 +72,9 @@ class Spy:
         self.open_sessions.discard(session)
         self.inner.close(session)
 
+    def state_bytes(self) -> int:
+        return self.inner.state_bytes()
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         self.calls.append(list(jobs))
         return self.inner.extend(jobs)
@@ -111,6 +114,19 @@ async def test_with_an_answer_at_hand_nobody_waits_for_a_remote_one(looptime: Lo
     assert float(looptime) == pytest.approx(0.01 * metrics.num_steps)
 
 
+async def test_its_verifier_says_who_it_is_and_what_it_takes_until_it_is_switched_off() -> None:
+    async with local_system([alone(SuffixDrafter(8))], ()) as system:
+        before = (await system.verifiers[0].connect().describe()).resident
+        await system.complete(REQUEST)
+        after = (await system.verifiers[0].connect().describe()).resident
+    assert before == SuffixDrafter(8).info
+    assert after is not None
+    assert TOKEN_BYTES * len(PROMPT) < after.state_bytes <= TOKEN_BYTES * (len(PROMPT) + LENGTH)
+    async with local_system([alone(Broken("extend", RuntimeError("a defect")))], ()) as system:
+        await system.complete(REQUEST)
+        assert (await system.verifiers[0].connect().describe()).resident is None
+
+
 async def test_a_plain_request_and_one_without_drafts_never_reach_it() -> None:
     spy = Spy(right())
     async with local_system([alone(spy)], ()) as system:
@@ -148,6 +164,9 @@ class Broken:
 
     def close(self, session: str) -> None:
         self._do("close")
+
+    def state_bytes(self) -> int:
+        return 0
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         self._do("extend")
