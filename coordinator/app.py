@@ -12,6 +12,7 @@ from coordinator.pools import Pool, check_tokenizer
 from coordinator.runtime import CoordinatorRuntime, Identity
 from coordinator.service import SERVICE, register
 from coordinator.session import Surroundings
+from paceline.config.links import parse_link
 from paceline.config.settings import CoordinatorSettings
 from paceline.core.ports import SessionStore
 from paceline.discovery.static import check_addresses
@@ -25,6 +26,7 @@ from paceline.text.resolve import model_directory
 from paceline.text.tokenizer import Tokenizer
 from paceline.wire.links import GrpcDrafterLink, GrpcVerifierLink
 from paceline.wire.server import announce, serve, until_signal
+from paceline.wire.shaping import shape_drafter_links, shape_verifier_links
 from paceline.wire.tasks import running
 
 
@@ -90,12 +92,17 @@ def surroundings(settings: CoordinatorSettings, tracer: Tracer, metrics: Coordin
     return Surroundings(
         verifiers=Pool(
             check_addresses("verifiers", settings.verifiers),
-            GrpcVerifierLink,
+            shape_verifier_links(GrpcVerifierLink, parse_link(settings.verifier_link), clock),
             clock,
             longest_pause_s=pause,
             check=lambda info: check_tokenizer(ours, info),
         ),
-        drafters=Pool(check_addresses("drafters", settings.drafters), GrpcDrafterLink, clock, longest_pause_s=pause),
+        drafters=Pool(
+            check_addresses("drafters", settings.drafters),
+            shape_drafter_links(GrpcDrafterLink, parse_link(settings.drafter_link), clock),
+            clock,
+            longest_pause_s=pause,
+        ),
         tokenizer=tokenizer,
         clock=clock,
         tracer=tracer,

@@ -20,6 +20,7 @@ from paceline.client.aio import Client
 from paceline.core.errors import PacelineError
 from paceline.core.requests import DraftMode, GenerateRequest
 from paceline.core.types import SamplingParams, Tokens
+from paceline.drafters.packaged import AUTO
 from paceline.text.resolve import PACKAGED
 
 
@@ -50,9 +51,11 @@ def check_lossless(
     prompts: Path = typer.Option(..., help="JSONL with prompt or turns."),
     target: str = typer.Option("", help="Check this running coordinator instead of stacks started here."),
     drafters: str = typer.Option(
-        "colocated,auto,suffix,ngram,model,random", help="Started one after the other, without --target."
+        "colocated,auto,suffix,ngram,model,random",
+        help="Started one after the other, without --target; NAME=DIRECTORY for one with weights of its own.",
     ),
-    model: str = typer.Option(PACKAGED, help="Target model, without --target; the model drafter runs it too."),
+    model: str = typer.Option(PACKAGED, help="Target model, without --target; a model drafter runs it too."),
+    link: str = typer.Option("", help="As for paceline up, without --target."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
     max_tokens: int = typer.Option(48, min=1, help="Output tokens per prompt."),
     temperature: float = typer.Option(0.8, help="Of the sampled runs; greedy runs always take place."),
@@ -74,10 +77,7 @@ def check_lossless(
                 await checker.check(client, "running")
             return checker.tallies
         for name in drafters.split(","):
-            pool = "" if name == COLOCATED else name
-            options = StackOptions(
-                verifier_model=model, drafter=pool, drafter_model=model if name == "model" else "", port=0
-            )
+            options = _stack(name, model, link)
             say(f"drafter {name}")
             async with running_stack(options, say) as stack, Client(stack.grpc) as client:
                 await checker.check(client, name)
@@ -91,6 +91,15 @@ def check_lossless(
         _show(tallies, bad)
     if bad:
         raise typer.Exit(1)
+
+
+def _stack(drafter: str, model: str, link: str) -> StackOptions:
+    """With that drafter in a pool, or inside the verifier where it is called colocated."""
+    name, _, weights = drafter.partition("=")
+    if name == COLOCATED:
+        return StackOptions(verifier_model=model, resident=AUTO, resident_model=weights, port=0)
+    weights = weights or (model if name == "model" else "")
+    return StackOptions(verifier_model=model, drafter=name, drafter_model=weights, link=link, port=0)
 
 
 class _Checker:

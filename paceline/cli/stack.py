@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from paceline.cli.supervisor import Child, Program, Ready, kept_alive, stop_all
+from paceline.config.links import parse_link
 from paceline.core.errors import NotFound, Unavailable
 from paceline.drafters.packaged import AUTO, choose_drafter
 from paceline.text.resolve import PACKAGED, cache_root, model_directory
@@ -36,6 +37,8 @@ class StackOptions:
     num_verifiers: int = 1
     num_drafters: int | None = None
     """None: one if ``drafter`` names one, or none guesses inside the verifiers."""
+    link: str = ""
+    """Emulated network to the pool of drafters, which there is then."""
     port: int = 50051
     store: str = ""
     """URL of a running Redis or Valkey; empty starts an embedded Valkey."""
@@ -63,9 +66,10 @@ Say = Callable[[str], None]
 @asynccontextmanager
 async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]:
     """Start in order, keep alive for the length of the block, end in reverse order."""
+    parse_link(options.link)
     logs = cache_root() / "logs" / str(os.getpid())
     logs.mkdir(parents=True, exist_ok=True)
-    options = _chosen(options)
+    options = choose(options)
     async with AsyncExitStack() as closing:
         stack = Stack("", "", [])
         children: list[Child] = []
@@ -80,9 +84,10 @@ async def running_stack(options: StackOptions, say: Say) -> AsyncIterator[Stack]
             yield stack
 
 
-def _chosen(options: StackOptions) -> StackOptions:
+def choose(options: StackOptions) -> StackOptions:
     """With the drafters that ``auto`` stands for."""
-    is_synthetic, has_pool = options.backend == "synthetic", bool(options.drafter or options.num_drafters)
+    is_synthetic = options.backend == "synthetic"
+    has_pool = bool(options.drafter or options.num_drafters or options.link)
     resident = ("" if is_synthetic or has_pool else AUTO) if options.resident is None else options.resident
     drafter = options.drafter or ("synthetic" if is_synthetic else AUTO)
     num_drafters = int(has_pool or not resident) if options.num_drafters is None else options.num_drafters
@@ -178,6 +183,7 @@ def _coordinator(options: StackOptions, store: str, pools: list[Ready]) -> Progr
         f"drafters={members['drafter']}",
         f"store={store}",
         f"tokenizer={tokenizer}",
+        f"drafter_link={options.link}",
         *options.settings.get("coordinator", ()),
     )
     return Program("coordinator", "coordinator", "coordinator", settings, f"127.0.0.1:{options.port}")

@@ -40,6 +40,7 @@ def table(
     drafter: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     drafter_model: str = typer.Option("", help="Of a stack that is started here."),
     model: str = typer.Option(PACKAGED, help="The target's: of a stack that is started here, and to judge outputs."),
+    link: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
     max_tokens: int = typer.Option(128, min=1, help="Output tokens per prompt."),
     rounds: int = typer.Option(1, min=1, help="Times that everything is measured."),
@@ -54,7 +55,7 @@ def table(
 ) -> None:
     """Print speed, acceptance and quality per block length and task; exit 1 unless all text is plain decoding's."""
     outputs = _Outputs(markdown_, plot_, out, json_)
-    options = StackOptions(verifier_model=model, drafter=drafter, drafter_model=drafter_model, port=0)
+    options = StackOptions(verifier_model=model, drafter=drafter, drafter_model=drafter_model, link=link, port=0)
     law = SamplingParams(temperature=temperature, top_p=top_p)
     request = GenerateRequest("", sampling=law, seed=seed, max_tokens=max_tokens)
     taken = Taken()

@@ -122,6 +122,11 @@ class CoordinatorSettings:
     """Addresses of verifiers."""
     drafters: tuple[str, ...] = ()
     """Addresses of drafters; none is fine, generation is then plain."""
+    verifier_link: str = ""
+    """An emulated network to the verifiers, such as ``rtt=20ms,jitter=20%,bandwidth=100mbit,lost_every=60s``; empty is
+    the network as it is."""
+    drafter_link: str = ""
+    """The same to the drafters."""
     store: str = field(default="memory:", repr=False)
     """redis://, rediss:// or unix:// URL of the session store; ``memory:`` keeps sessions in this process."""
     tokenizer: str = "smollm2"

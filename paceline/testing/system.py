@@ -19,6 +19,7 @@ from coordinator.runtime import CoordinatorRuntime, Identity
 from coordinator.session import Surroundings
 from drafter_service.runtime import DrafterRuntime
 from paceline.client.aio import Completion, collect
+from paceline.config.links import parse_link
 from paceline.config.settings import CoordinatorSettings, DrafterSettings, VerifierSettings
 from paceline.core import ports
 from paceline.core.ports import Clock, SessionStore, VerifierBackend
@@ -34,6 +35,7 @@ from paceline.testing.reference import SYNTHETIC
 from paceline.testing.workers import InlineWorker
 from paceline.text.tokenizer import Tokenizer
 from paceline.verifiers import create_backend
+from paceline.wire.shaping import shape_drafter_links, shape_verifier_links
 from verifier_service.resident import Resident
 from verifier_service.runtime import VerifierRuntime
 
@@ -153,9 +155,13 @@ def _surroundings(
     by_address = {party.address: party for party in verifiers}
     drafting = {party.address: party for party in drafters}
     pause = settings.health_interval_s
+    to_verifier = shape_verifier_links(
+        lambda name: by_address[name].connect(), parse_link(settings.verifier_link), clock
+    )
+    to_drafter = shape_drafter_links(lambda name: drafting[name].connect(), parse_link(settings.drafter_link), clock)
     return Surroundings(
-        verifiers=Pool([*by_address], lambda name: by_address[name].connect(), clock, longest_pause_s=pause),
-        drafters=Pool([*drafting], lambda name: drafting[name].connect(), clock, longest_pause_s=pause),
+        verifiers=Pool([*by_address], to_verifier, clock, longest_pause_s=pause),
+        drafters=Pool([*drafting], to_drafter, clock, longest_pause_s=pause),
         tokenizer=tokenizer,
         clock=clock,
         tracer=Tracer("coordinator", now_ns=clock.time_ns),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paceline.cli.stack import StackOptions, choose, running_stack
 from paceline.cli.up import settings_by_role
 from paceline.core.errors import InvalidRequest, NotFound
 
@@ -46,3 +47,19 @@ def test_a_file_without_the_known_sections_is_refused_by_name(tmp_path: Path, co
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"none\.yaml"):
         settings_by_role(tmp_path / "none.yaml", [])
+
+
+def test_a_pool_of_drafters_is_started_for_whoever_names_one_or_its_network() -> None:
+    assert choose(StackOptions()).num_drafters == 0
+    assert choose(StackOptions(link="rtt=20ms")).num_drafters == 1
+    assert choose(StackOptions(link="rtt=20ms")).resident == ""
+    assert choose(StackOptions(drafter="suffix")).num_drafters == 1
+    assert choose(StackOptions(drafter="suffix", num_drafters=3)).num_drafters == 3
+
+
+async def test_a_network_that_can_not_be_read_is_refused_before_anything_starts() -> None:
+    said: list[str] = []
+    with pytest.raises(InvalidRequest, match="rtt=soon"):
+        async with running_stack(StackOptions(link="rtt=soon"), said.append):
+            pass
+    assert said == []
