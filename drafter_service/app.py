@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from drafter_service.service import SERVICE, register
 from paceline.config.settings import DrafterSettings
 from paceline.core.ports import Drafter
 from paceline.drafters import create_drafter
+from paceline.drafters.reloading import Reloader
 from paceline.drafters.warming import warm_up
 from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
@@ -23,11 +24,12 @@ async def run(settings: DrafterSettings) -> None:
     """Load the drafter, serve until SIGTERM or SIGINT; sessions go on without it. SIGHUP loads the weights anew."""
     telemetry, clock = setup.start("drafter", settings.server), SystemClock()
     create = partial(_create, settings)
-    drafter = await asyncio.to_thread(create)
+    # One thread loads, warms up and computes: a library that computed in another one keeps threads there.
+    worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+    drafter = await asyncio.get_running_loop().run_in_executor(worker, create)
     metrics = DrafterMetrics(telemetry.registry)
-    runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics)
-
-    reloader = Reloader(runtime, create, metrics)
+    runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics, worker=worker)
+    reloader = Reloader(runtime, create, metrics.reloads, worker)
 
     try:
         async with (

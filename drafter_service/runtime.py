@@ -30,6 +30,7 @@ from paceline.core.types import (
     Refused,
     SessionSpec,
 )
+from paceline.drafters.reloading import Successor, open_all
 from paceline.speculation.drafting import DraftingSession
 from paceline.telemetry.metrics import DrafterMetrics
 from paceline.telemetry.names import Attribute, Span
@@ -54,14 +55,6 @@ class _Seat:
     outbox: Outbox[DrafterEvent]
 
 
-@dataclass(frozen=True, slots=True)
-class _Successor:
-    """A drafter that is to take over, and who waits for that."""
-
-    drafter: Drafter
-    done: asyncio.Future[None]
-
-
 class DrafterRuntime:
     """``core.ports.Runtime`` of a drafter; ``run`` must be running for sessions to get drafts."""
 
@@ -82,7 +75,7 @@ class DrafterRuntime:
         self._seats: dict[str, _Seat] = {}
         self._opening: list[_Seat] = []
         self._closing: list[str] = []
-        self._successor: _Successor | None = None
+        self._successor: Successor | None = None
         self._outboxes: set[Outbox[DrafterEvent]] = set()
         self._wake = asyncio.Event()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="drafter")
@@ -93,6 +86,11 @@ class DrafterRuntime:
     def info(self) -> DrafterInfo:
         """What it is."""
         return replace(self._drafter.info, state_bytes=self._metrics.drafter_memory.most_state)
+
+    @property
+    def drafter_info(self) -> DrafterInfo:
+        """The same."""
+        return self.info
 
     @property
     def num_sessions(self) -> int:
@@ -128,14 +126,11 @@ class DrafterRuntime:
             self._refuse(seat, Unavailable("This drafter has ended; open the session on another one."))
 
     async def swap(self, drafter: Drafter) -> None:
-        """Let ``drafter`` guess for all sessions, from between two computations on. Raises ``PacelineError``.
-
-        All sessions go over, or none does when it refuses one: then the present drafter goes on.
-        """
+        """As ``drafters.reloading.Serving.swap``."""
         if self._successor is not None:
             raise Conflict("Another drafter is about to take over here; ask again when that is done.")
         done = asyncio.get_running_loop().create_future()
-        self._successor = _Successor(drafter, done)
+        self._successor = Successor(drafter, done)
         self._wake.set()
         await done
 
@@ -221,8 +216,8 @@ class DrafterRuntime:
                     await self._wake.wait()
         finally:
             self.cut()
-            if self._successor is not None and not self._successor.done.done():
-                self._successor.done.set_exception(Unavailable("This drafter has ended; start it again."))
+            if self._successor is not None:
+                self._successor.settle(Unavailable("This drafter has ended; start it again."))
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -242,22 +237,17 @@ class DrafterRuntime:
             if self._successor and not self._closing and not self._opening:
                 await self._take_over(self._successor)
 
-    async def _take_over(self, successor: _Successor) -> None:
+    async def _take_over(self, successor: Successor) -> None:
         """Every session is open at the present drafter; whoever comes or goes meanwhile is settled next."""
         seats = list(self._seats.values())
         specs = [seat.state.as_opened_now() for seat in seats]
-        error = await self._in_worker(_open_all, successor.drafter, specs)
+        error = await self._in_worker(open_all, successor.drafter, specs)
         self._successor = None
         if error is None:
             self._drafter = successor.drafter
             for seat in seats:
                 seat.state.restart()
-        if successor.done.done():
-            return  # who asked for it went away
-        if error is None:
-            successor.done.set_result(None)
-        else:
-            successor.done.set_exception(error)
+        successor.settle(error)
 
     def _apply(self, closing: Sequence[str], opening: Sequence[SessionSpec]) -> list[PacelineError | None]:
         """In the worker thread."""
@@ -306,16 +296,3 @@ class DrafterRuntime:
 def _extend(drafter: Drafter, jobs: Sequence[DraftJob]) -> tuple[list[Guess], int]:
     """In the worker thread: guesses, and the memory of the sessions afterwards."""
     return drafter.extend(jobs), drafter.state_bytes()
-
-
-def _open_all(drafter: Drafter, specs: Sequence[SessionSpec]) -> PacelineError | None:
-    """In the worker thread: why ``drafter`` can't serve all of them, if it can't."""
-    try:
-        for spec in specs:
-            drafter.open(spec)
-    except PacelineError as error:
-        return error
-    except Exception:
-        _log.exception("open failed in a new drafter")
-        return Internal("The new drafter failed to open a session; the log says why.")
-    return None

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
+from paceline.drafters.reloading import Reloader
 from paceline.telemetry.spans import Tracer
 from paceline.v1 import diagnostics_pb2_grpc, drafter_pb2_grpc
 from paceline.v1 import drafter_pb2 as pb

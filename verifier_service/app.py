@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from paceline.config.settings import DrafterSettings, VerifierSettings
-from paceline.core.errors import InvalidRequest
+from paceline.core.errors import InvalidRequest, NotFound
 from paceline.core.ports import Drafter, TargetState
 from paceline.core.types import VerifierInfo
 from paceline.drafters import create_drafter
+from paceline.drafters.reloading import Reloader
 from paceline.drafters.warming import warm_up
 from paceline.speculation.fitting import misfit
 from paceline.telemetry import setup
@@ -25,20 +29,21 @@ from verifier_service.service import SERVICE, register
 
 
 async def run(settings: VerifierSettings) -> None:
-    """Load the model, serve until SIGTERM or SIGINT, then let sessions end."""
+    """Load the model, serve until SIGTERM or SIGINT, then let sessions end. SIGHUP loads the resident drafter anew."""
     telemetry, clock = setup.start("verifier", settings.server), SystemClock()
     backend = await asyncio.to_thread(create_backend, settings, clock)
     metrics = VerifierMetrics(telemetry.registry)
     # In the thread of the steps: a library that computed in another one, if only while loading, keeps threads there.
-    loop = asyncio.get_running_loop()
-    drafter = await loop.run_in_executor(backend.worker, create_resident, settings, backend.info, backend.state)
-    resident = Resident(drafter, clock, metrics, backend.worker)
+    worker = backend.worker or ThreadPoolExecutor(1, thread_name_prefix="resident")
+    create = partial(create_resident, settings, backend.info, backend.state)
+    resident = Resident(await asyncio.get_running_loop().run_in_executor(worker, create), clock, metrics, worker)
     runtime = VerifierRuntime(backend, settings, clock, tracer=telemetry.tracer, metrics=metrics, resident=resident)
+    reloader = Reloader(runtime, partial(required, create), metrics.reloads, worker)
 
     try:
         async with (
-            running(runtime.run(), until_signal()) as stopped,
-            serve(settings.server, register(runtime, telemetry.tracer), [SERVICE]) as up,
+            running(_work(runtime, reloader), until_signal()) as stopped,
+            serve(settings.server, register(runtime, reloader, telemetry.tracer), [SERVICE]) as up,
         ):
             await up.set_serving(True)
             announce("verifier", up, settings.server, telemetry.metrics_address)
@@ -50,6 +55,20 @@ async def run(settings: VerifierSettings) -> None:
             runtime.cut()
     finally:
         telemetry.stop()
+
+
+async def _work(runtime: VerifierRuntime, reloader: Reloader) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(runtime.run(), name="steps")
+        tasks.create_task(reloader.run(), name="reloads")
+
+
+def required(create: Callable[[], Drafter | None]) -> Drafter:
+    """Raises ``NotFound`` when the settings name none."""
+    drafter = create()
+    if drafter is None:
+        raise NotFound("resident: the settings name no drafter to load; set resident and start this verifier again.")
+    return drafter
 
 
 def create_resident(

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from paceline.core.errors import PacelineError
+from paceline.core.errors import Conflict, PacelineError, Unavailable
 from paceline.core.ports import Clock, Drafter
 from paceline.core.types import Commit, DrafterInfo, DraftJob, Guess, Needs, SessionSpec, Tap
+from paceline.drafters.reloading import Successor, open_all
 from paceline.speculation.draft_length import StepCost
 from paceline.speculation.drafting import DraftingSession
 from paceline.speculation.resident import ResidentPolicy, can_drafts_pay
@@ -52,6 +53,7 @@ class Resident:
         self._policy = ResidentPolicy()
         self._seats: dict[str, _Seat] = {}
         self._closing: list[str] = []
+        self._successor: Successor | None = None
         if drafter is not None:
             metrics.drafter_memory.observe(drafter.info.weights_bytes, 0)
 
@@ -61,6 +63,32 @@ class Resident:
         if self._drafter is None:
             return None
         return replace(self._drafter.info, state_bytes=self._metrics.drafter_memory.most_state)
+
+    async def settle(self) -> None:
+        """Between two consultations: let a successor take over, with every session that the present one has."""
+        successor = self._successor
+        if successor is None:
+            return
+        former, self._closing = self._closing, []
+        seats = [seat for seat in self._seats.values() if seat.is_open]
+        specs = [seat.drafting.as_opened_now() for seat in seats]
+        loop = asyncio.get_running_loop()
+        error = await loop.run_in_executor(self._worker, open_all, successor.drafter, specs)
+        self._successor = None
+        if error is None:
+            self._drafter = successor.drafter
+            for seat in seats:
+                seat.drafting.restart()
+        else:
+            self._closing = former + self._closing
+        successor.settle(error)
+
+    def succeed(self, drafter: Drafter) -> asyncio.Future[None]:
+        """``drafter`` takes over with the next ``settle``; the future says how that went. Raises ``Conflict``."""
+        if self._successor is not None:
+            raise Conflict("Another drafter is about to take over here; ask again when that is done.")
+        self._successor = Successor(drafter, asyncio.get_running_loop().create_future())
+        return self._successor.done
 
     def join(self, state: VerifierSession, *, gives_features: bool) -> None:
         """Follow a session from its opening on, if it wants drafts."""
@@ -168,7 +196,9 @@ class Resident:
             state.listen(Tap(state.session))
 
     def stop(self) -> None:
-        """Let go of the thread, unless it is the back end's."""
+        """Nobody consults any more. Lets go of the thread, unless it is the back end's."""
+        if self._successor is not None:
+            self._successor.settle(Unavailable("This verifier has ended; start it again."))
         if self._own is not None:
             self._own.shutdown(wait=False, cancel_futures=True)
 

@@ -23,11 +23,12 @@ from paceline.core.errors import (
     Unavailable,
     Unsupported,
 )
-from paceline.core.ports import Clock, VerifierBackend
+from paceline.core.ports import Clock, Drafter, VerifierBackend
 from paceline.core.types import (
     Close,
     Credit,
     Draft,
+    DrafterInfo,
     Drain,
     Refused,
     Sampler,
@@ -111,6 +112,11 @@ class VerifierRuntime:
         return replace(self._backend.info, resident=self._resident.info)
 
     @property
+    def drafter_info(self) -> DrafterInfo | None:
+        """Of the drafter that lives here."""
+        return self._resident.info
+
+    @property
     def num_sessions(self) -> int:
         """Sessions that are open or about to be."""
         return len(self._seats)
@@ -141,6 +147,12 @@ class VerifierRuntime:
     async def wait_idle(self) -> None:
         """Return when no session is left."""
         await self._idle.wait()
+
+    async def swap(self, drafter: Drafter) -> None:
+        """As ``drafters.reloading.Serving.swap``, between two steps."""
+        done = self._resident.succeed(drafter)
+        self._wake.set()
+        await done
 
     def cut(self) -> None:
         """Refuse everybody who is left, so that their sessions go on elsewhere at once."""
@@ -244,6 +256,7 @@ class VerifierRuntime:
         try:
             while True:
                 self._settle()
+                await self._resident.settle()
                 ready = [seat.state for seat in self._seats.values() if seat.state.is_ready]
                 if not ready:
                     await self._rest()

@@ -1,4 +1,4 @@
-"""``paceline reload``: new weights for a drafter that goes on serving."""
+"""``paceline reload``: new weights for a drafter that goes on serving, in a process of its own or in a verifier's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paceline.client.aio import reload_drafter
 
 
 def reload(
-    address: str = typer.Argument(..., help="host:port of the drafter."),
+    address: str = typer.Argument(..., help="host:port of the drafter, or of the verifier that it lives in."),
     json_: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     """Let a drafter load its weights anew, without dropping a session; on failure the old ones go on."""

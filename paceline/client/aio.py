@@ -15,7 +15,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from paceline.core.errors import Cancelled, Internal, PacelineError
+from paceline.core.errors import Cancelled, Internal, PacelineError, Unsupported
 from paceline.core.requests import (
     Chunk,
     CoordinatorInfo,
@@ -28,7 +28,15 @@ from paceline.core.requests import (
 from paceline.core.types import Tokens
 from paceline.telemetry.spans import SpanRecord
 from paceline.v1 import coordinator_pb2 as pb
-from paceline.v1 import coordinator_pb2_grpc, diagnostics_pb2, diagnostics_pb2_grpc, drafter_pb2, drafter_pb2_grpc
+from paceline.v1 import (
+    coordinator_pb2_grpc,
+    diagnostics_pb2,
+    diagnostics_pb2_grpc,
+    drafter_pb2,
+    drafter_pb2_grpc,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
 from paceline.wire import coordinator_codec as codec
 from paceline.wire.channel import connect
 from paceline.wire.diagnostics import span_from_pb
@@ -162,13 +170,28 @@ async def read_spans(address: str, *, trace_id: str = "", request_id: str = "") 
 
 
 async def reload_drafter(address: str, timeout_s: float = 600.0) -> tuple[str, str]:
-    """Digests of the weights before and after. Raises ``PacelineError``; then the old weights go on."""
+    """Digests of the weights before and after, of a drafter or of the one inside a verifier.
+
+    Raises ``PacelineError``; then the old weights go on.
+    """
     async with connect(address) as channel:
-        stub = drafter_pb2_grpc.DrafterServiceStub(channel)
+        drafter, verifier = drafter_pb2_grpc.DrafterServiceStub(channel), verifier_pb2_grpc.VerifierServiceStub(channel)
         try:
-            answer = await stub.Reload(drafter_pb2.ReloadRequest(), timeout=timeout_s)
+            return _digests(await drafter.Reload(drafter_pb2.ReloadRequest(), timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, address) from error
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise from_rpc(error, address) from error
+        try:
+            return _digests(await verifier.ReloadResident(verifier_pb2.ReloadResidentRequest(), timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise from_rpc(error, address) from error
+            raise Unsupported(
+                f"{address} is no drafter and no verifier of this version; give the address of one."
+            ) from error
+
+
+def _digests(answer: drafter_pb2.ReloadResponse | verifier_pb2.ReloadResidentResponse) -> tuple[str, str]:
     return answer.old_model_digest, answer.new_model_digest
 
 

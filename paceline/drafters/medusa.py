@@ -91,6 +91,7 @@ class MedusaDrafter:
             raise InvalidRequest(
                 "model: the medusa drafter needs one; set it to a directory that paceline train has made."
             )
+        use_threads(settings.threads)
         return cls(read_trained(Path(settings.model), "medusa"), settings)
 
     def open(self, spec: SessionSpec) -> None:

@@ -80,6 +80,7 @@ class ModelDrafter:
             raise InvalidRequest(
                 "model: the model drafter needs one; set it to a smaller model of the target's family."
             )
+        use_threads(settings.threads)
         directory: Path = prepare(settings.model)
         loaded = load(directory, choose_dtype(settings.dtype), max_context=settings.max_context)
         return cls(ModelRunner(loaded, settings.max_sessions), settings.threads)

@@ -100,6 +100,7 @@ class MtpDrafter:
             raise InvalidRequest(
                 "model: the mtp drafter needs one; set it to a directory that paceline train has made."
             )
+        use_threads(settings.threads)
         return cls(read_trained(Path(settings.model), "mtp"), settings)
 
     def open(self, spec: SessionSpec) -> None:

@@ -48,6 +48,7 @@ class VerifierMetrics:
         self.draft_seconds = _histogram(Metric.DRAFT_SECONDS, registry)
         self.drafted_tokens = _counter(Metric.DRAFTED_TOKENS, registry)
         self.drafter_memory = DrafterMemory(registry)
+        self.reloads = _counter(Metric.RELOADS, registry)
         self._generation_tokens = _counter(Metric.GENERATION_TOKENS, registry)
         self._drafts = _counter(Metric.DRAFTS, registry)
         self._draft_tokens = _counter(Metric.DRAFT_TOKENS, registry)

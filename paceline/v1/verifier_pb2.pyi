@@ -256,3 +256,46 @@ class DescribeVerifierResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeVerifierResponse: _TypeAlias = DescribeVerifierResponse  # noqa: Y015
+
+@_typing.final
+class ReloadResidentRequest(_message.Message):
+    """No parameters: the files that the settings name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadResidentRequest: _TypeAlias = ReloadResidentRequest  # noqa: Y015
+
+@_typing.final
+class ReloadResidentResponse(_message.Message):
+    """What changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    NEW_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    old_model_digest: _builtins.str
+    """Of the weights that served until now; empty without a model."""
+    new_model_digest: _builtins.str
+    """Of those that serve now."""
+    def __init__(
+        self,
+        *,
+        old_model_digest: _builtins.str = ...,
+        new_model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_model_digest", b"new_model_digest", "old_model_digest", b"old_model_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadResidentResponse: _TypeAlias = ReloadResidentResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class VerifierServiceStub:
                 request_serializer=paceline_dot_v1_dot_verifier__pb2.DescribeVerifierRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_verifier__pb2.DescribeVerifierResponse.FromString,
                 _registered_method=True)
+        self.ReloadResident = channel.unary_unary(
+                '/paceline.v1.VerifierService/ReloadResident',
+                request_serializer=paceline_dot_v1_dot_verifier__pb2.ReloadResidentRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_verifier__pb2.ReloadResidentResponse.FromString,
+                _registered_method=True)
 
 
 class VerifierServiceServicer:
@@ -65,6 +70,13 @@ class VerifierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadResident(self, request, context):
+        """As DrafterService.Reload, of the drafter in this process; NOT_FOUND without one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VerifierServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_VerifierServiceServicer_to_server(servicer, server):
                     servicer.DescribeVerifier,
                     request_deserializer=paceline_dot_v1_dot_verifier__pb2.DescribeVerifierRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_verifier__pb2.DescribeVerifierResponse.SerializeToString,
+            ),
+            'ReloadResident': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadResident,
+                    request_deserializer=paceline_dot_v1_dot_verifier__pb2.ReloadResidentRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_verifier__pb2.ReloadResidentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class VerifierService:
             '/paceline.v1.VerifierService/DescribeVerifier',
             paceline_dot_v1_dot_verifier__pb2.DescribeVerifierRequest.SerializeToString,
             paceline_dot_v1_dot_verifier__pb2.DescribeVerifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadResident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.VerifierService/ReloadResident',
+            paceline_dot_v1_dot_verifier__pb2.ReloadResidentRequest.SerializeToString,
+            paceline_dot_v1_dot_verifier__pb2.ReloadResidentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class VerifierServiceStub:
     """One long-lived stream per pair of processes; many sessions in it."""
     DescribeVerifier: _grpc.UnaryUnaryMultiCallable[_verifier_pb2.DescribeVerifierRequest, _verifier_pb2.DescribeVerifierResponse]
     """What is served."""
+    ReloadResident: _grpc.UnaryUnaryMultiCallable[_verifier_pb2.ReloadResidentRequest, _verifier_pb2.ReloadResidentResponse]
+    """As DrafterService.Reload, of the drafter in this process; NOT_FOUND without one."""
 
 @_typing.type_check_only
 class VerifierServiceAsyncStub(VerifierServiceStub):
@@ -47,6 +49,8 @@ class VerifierServiceAsyncStub(VerifierServiceStub):
     """One long-lived stream per pair of processes; many sessions in it."""
     DescribeVerifier: _aio.UnaryUnaryMultiCallable[_verifier_pb2.DescribeVerifierRequest, _verifier_pb2.DescribeVerifierResponse]  # type: ignore[assignment]
     """What is served."""
+    ReloadResident: _aio.UnaryUnaryMultiCallable[_verifier_pb2.ReloadResidentRequest, _verifier_pb2.ReloadResidentResponse]  # type: ignore[assignment]
+    """As DrafterService.Reload, of the drafter in this process; NOT_FOUND without one."""
 
 class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
     """Checks many guesses in one forward pass."""
@@ -66,5 +70,13 @@ class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_verifier_pb2.DescribeVerifierResponse, _abc.Awaitable[_verifier_pb2.DescribeVerifierResponse]]:
         """What is served."""
+
+    @_abc_1.abstractmethod
+    def ReloadResident(
+        self,
+        request: _verifier_pb2.ReloadResidentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verifier_pb2.ReloadResidentResponse, _abc.Awaitable[_verifier_pb2.ReloadResidentResponse]]:
+        """As DrafterService.Reload, of the drafter in this process; NOT_FOUND without one."""
 
 def add_VerifierServiceServicer_to_server(servicer: VerifierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

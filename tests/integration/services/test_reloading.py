@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.processes import environment, generate, paceline, stack, synthetic
+from support.processes import environment, generate, is_alive, paceline, stack, synthetic
 
 from paceline.client.aio import Client, reload_drafter
 from paceline.config.settings import CoordinatorSettings, DrafterSettings
-from paceline.core.errors import InvalidRequest, Unavailable
+from paceline.core.errors import InvalidRequest, NotFound, Unavailable, Unsupported
 from paceline.core.ports import Drafter
 from paceline.core.requests import Chunk, GenerateRequest
+from paceline.core.types import VerifierInfo
 from paceline.drafters.synthetic import SyntheticDrafter
 from paceline.store.memory import MemoryStore
 from paceline.testing.reference import SYNTHETIC, reference
 from paceline.testing.sockets import serve_coordinator, serve_drafter, serve_verifier
+from paceline.testing.system import DRAFTER
+from paceline.testing.waiting import until
 
 PROMPT = (1, 2, 3)
 
@@ -58,26 +62,68 @@ async def test_a_request_goes_on_through_a_failed_and_a_successful_reload_with_t
     assert tuple(tokens) == reference(PROMPT, 60)
 
 
+async def test_a_request_goes_on_while_the_drafter_inside_its_verifier_is_loaded_anew() -> None:
+    shelf, tokens = Shelf(), list[int]()
+    async with serve_verifier(make_resident=lambda settings, target, state: shelf.load(DRAFTER)) as verifier:
+        settings = CoordinatorSettings(verifiers=(verifier.address,), tokenizer="")
+        async with serve_coordinator(settings, MemoryStore()) as coordinator, Client(coordinator.address) as client:
+            await coordinator.runtime.wait_ready()
+            async for event in client.generate(GenerateRequest(PROMPT, max_tokens=120, seed=1)):
+                if isinstance(event, Chunk):
+                    tokens += event.token_ids
+                    if shelf.num_loads == 1 and len(tokens) > 5:
+                        with pytest.raises(InvalidRequest, match="half of the file"):
+                            await reload_drafter(verifier.address)
+                        assert await reload_drafter(verifier.address) == (f"{1:064x}", f"{3:064x}")
+                        assert len(tokens) < 120
+            assert [one.resident.model_digest for one in await residents(client) if one.resident] == [f"{3:064x}"]
+            assert verifier.runtime.num_sessions == 0
+    assert tuple(tokens) == reference(PROMPT, 120)
+
+
+async def residents(client: Client) -> list[VerifierInfo]:
+    members = (await client.describe_now()).verifiers
+    return [member.info for member in members if isinstance(member.info, VerifierInfo)]
+
+
+async def test_a_verifier_without_a_drafter_and_a_coordinator_have_nothing_to_reload() -> None:
+    async with serve_verifier() as verifier:
+        with pytest.raises(NotFound, match="No drafter is at work here"):
+            await reload_drafter(verifier.address)
+        settings = CoordinatorSettings(verifiers=(verifier.address,), tokenizer="")
+        async with serve_coordinator(settings, MemoryStore()) as coordinator:
+            with pytest.raises(Unsupported, match="is no drafter and no verifier"):
+                await reload_drafter(coordinator.address)
+
+
 async def test_nobody_listening_is_said() -> None:
     with pytest.raises(Unavailable, match="Can't reach"):
         await reload_drafter("127.0.0.1:1", timeout_s=5.0)
 
 
-def test_the_command_and_the_signal_reload_a_drafter_that_goes_on(tmp_path: Path) -> None:
-    with stack(*synthetic(), env=environment(tmp_path)) as running:
-        (pid,) = running.pids("drafter")
-        address = next(one["address"] for one in running.ready["processes"] if one["role"] == "drafter")
+def test_the_command_and_the_signal_reload_drafters_wherever_they_live_and_all_go_on(tmp_path: Path) -> None:
+    inside = ("--resident", "synthetic", "--drafters", "1")
+    with stack(*synthetic(), *inside, env=environment(tmp_path)) as running:
         before = generate(running, "--token-ids", "5,6,7", "--max-tokens", "20")
-        done = paceline("reload", address)
-        assert (done.code, done.out) == (0, "no model → no model (the same)\n")
+        for role in ("drafter", "verifier"):
+            address = next(one["address"] for one in running.ready["processes"] if one["role"] == role)
+            done = paceline("reload", address)
+            assert (done.code, done.out) == (0, "no model → no model (the same)\n")
         assert paceline("reload", address, "--json").json == {"old_model_digest": "", "new_model_digest": ""}
-        os.kill(pid, signal.SIGHUP)
-        (log,) = (tmp_path / "logs").rglob("drafter-0.log")
-        while log.read_text("utf-8").count("weights swapped") < 3:
-            generate(running, "--token-ids", "5,6,7", "--max-tokens", "5")
+        for role, count in (("drafter", 1), ("verifier", 2)):
+            (log,) = (tmp_path / "logs").rglob(f"{role}-0.log")
+            assert swaps(log) == count
+            (pid,) = running.pids(role)
+            os.kill(pid, signal.SIGHUP)
+            asyncio.run(until(lambda log=log, count=count: swaps(log) > count))  # type: ignore[misc]
         after = generate(running, "--token-ids", "5,6,7", "--max-tokens", "20")
         assert after["token_ids"] == before["token_ids"]
-        assert running.pids("drafter") == [pid]
+        assert is_alive(running.pids("drafter")[0])
+        assert is_alive(running.pids("verifier")[0])
     refused = paceline("reload", running.grpc)
     assert refused.code == 1
     assert refused.err.startswith("error: UNAVAILABLE: ")
+
+
+def swaps(log: Path) -> int:
+    return log.read_text("utf-8").count("weights swapped")

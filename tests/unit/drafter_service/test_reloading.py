@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from paceline.core.errors import (
     Conflict,
@@ -36,6 +35,7 @@ from paceline.core.types import (
     StopRules,
     Tokens,
 )
+from paceline.drafters.reloading import Reloader
 from paceline.drafters.synthetic import SyntheticDrafter
 from paceline.telemetry.metrics import DrafterMetrics
 from paceline.telemetry.spans import Tracer
@@ -104,8 +104,9 @@ async def serving(load: Callable[[], Drafter], worker: Executor | None = None) -
     runtime = DrafterRuntime(old(), Still(), tracer=Tracer("drafter"), metrics=metrics, worker=worker or InlineWorker())
     running = asyncio.ensure_future(runtime.run())
     peer: DrafterPeer = DrafterPeer(runtime)
+    loader = ThreadPoolExecutor(1)
     try:
-        yield Served(runtime, Reloader(runtime, load, metrics), peer, registry)
+        yield Served(runtime, Reloader(runtime, load, metrics.reloads, loader), peer, registry)
     finally:
         await peer.vanish()
         running.cancel()
