@@ -19,6 +19,8 @@ from paceline.testing.waiting import until
 PROMPT = (1, 2, 3)
 LAWS = (SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95, seed=7))
 FAST = replace(SYNTHETIC, step_base_s=0.002)
+ALWAYS_ASKED = GenerateRequest(PROMPT, max_tokens=60, min_draft=4, max_draft=4)
+"""Whether asking pays depends on the machine; with a fixed draft length that does not count."""
 
 
 @pytest.mark.parametrize("resident", ["synthetic", "suffix", "random", "mix:suffix,ngram"])
@@ -30,7 +32,8 @@ async def test_the_text_is_the_targets_with_no_drafter_in_the_pool(
         async with serve_coordinator(pools, UnreliableStore()) as coordinator, Client(coordinator.address) as client:
             await coordinator.runtime.wait_ready()
             for law in LAWS:
-                done = await client.complete(GenerateRequest(PROMPT, sampling=law, seed=law.seed, max_tokens=60))
+                request = replace(ALWAYS_ASKED, sampling=law, seed=law.seed)
+                done = await client.complete(request)
                 assert done.token_ids == reference(PROMPT, 60, sampling=law)
                 if resident == "synthetic":
                     assert done.finished.speculative.num_accepted_draft_tokens > 10
@@ -47,7 +50,7 @@ async def test_a_colocated_request_leaves_the_pool_alone_and_is_helped_by_the_re
         async with serve_coordinator(pools, UnreliableStore()) as coordinator, Client(coordinator.address) as client:
             await until(lambda: all(one.healthy for one in coordinator.runtime.describe().drafters))
             await coordinator.runtime.wait_ready()
-            request = GenerateRequest(PROMPT, seed=1, max_tokens=60, mode=DraftMode.COLOCATED)
+            request = replace(ALWAYS_ASKED, seed=1, mode=DraftMode.COLOCATED)
             sessions = set()
             async for _ in client.generate(request):
                 sessions.add(drafter.runtime.num_sessions)
