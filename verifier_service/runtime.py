@@ -96,7 +96,7 @@ class VerifierRuntime:
         self._metrics = metrics
         self._budget = settings.token_budget
         self._resident = resident or Resident(None, clock, metrics)
-        self._batcher = Batcher(Limits(settings.token_budget, settings.prefill_chunk))
+        self._batcher = Batcher(Limits(settings.token_budget, settings.prefill_chunk, backend.max_alternatives))
         self._cost = StepCost()
         self._seats: dict[str, _Seat] = {}
         self._backlog = _Backlog()
@@ -329,7 +329,7 @@ class VerifierRuntime:
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
         result = await self._backend.step([item for _, item in plan])
         seconds = self._clock.monotonic() - started
-        rows = sum(len(item.tokens) for _, item in plan)
+        rows = sum(item.num_rows for _, item in plan)
         self._cost.observe(rows, seconds)
         self._metrics.step_seconds.observe(seconds)
         self._metrics.step_rows.observe(rows)
@@ -337,7 +337,7 @@ class VerifierRuntime:
 
     def _commit(self, plan: _Plan, result: StepResult, start: tuple[float, int], offered: Collection[str]) -> None:
         started, started_ns = start
-        now, rows = self._clock.monotonic(), sum(len(item.tokens) for _, item in plan)
+        now, rows = self._clock.monotonic(), sum(item.num_rows for _, item in plan)
         for (state, item), outcome in zip(plan, result.outcomes, strict=True):
             if not self._is_here(state):
                 continue  # closed while the step ran
@@ -368,9 +368,9 @@ class VerifierRuntime:
 
     def _price(self, item: StepItem, rows: int, num_sessions: int) -> float:
         """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any."""
-        if not item.num_draft:
+        if not item.num_checked:
             return 0.0
-        extra = self._cost.seconds(rows) - self._cost.seconds(rows - item.num_draft)
+        extra = self._cost.seconds(rows) - self._cost.seconds(rows - item.num_checked)
         return extra / self._cost.seconds(num_sessions)
 
     def _expect_draft(self, state: VerifierSession, now: float) -> None:

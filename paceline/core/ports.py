@@ -76,6 +76,10 @@ class VerifierBackend(Protocol):
         Compute libraries keep a team of threads per caller: two teams on the same cores get in each other's way.
         """
 
+    @property
+    def max_alternatives(self) -> int:
+        """Of one step, all sessions together; 0 when it can't check any."""
+
     def open(self, spec: SessionSpec) -> None:
         """Take a KV slot for the session; its context is fed by later steps.
 

@@ -101,7 +101,7 @@ class SessionSpec:
     sampling: SamplingParams
     stops: StopRules
     max_draft: int = 8
-    """Draft tokens per verifier step at most; 0 decodes plainly."""
+    """Draft tokens per verifier step at most, alternatives among them; 0 decodes plainly."""
     min_draft: int = 0
     """Draft tokens to check whenever they are there, whether that pays or not; at most ``max_draft``."""
     profile: Profile = Profile.AUTO
@@ -197,9 +197,9 @@ class Commit:
     start: int
     token_ids: Tokens
     drafted: int = 0
-    """Draft tokens that were checked in this step."""
+    """Draft tokens that were checked in this step, alternatives among them."""
     accepted: int = 0
-    """How many of them were right."""
+    """How many of them were right and are in ``token_ids``."""
     finish: FinishReason | None = None
     timings: StepTimings = field(default_factory=StepTimings)
     features: FeatureFrame | None = None
@@ -315,6 +315,15 @@ class VerifierInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that a step checks beside a draft token: another one for the same place."""
+
+    index: int
+    """Of the draft token, from 0."""
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepItem:
     """One session's share of a verifier step: the rows to run."""
 
@@ -325,6 +334,8 @@ class StepItem:
     """Committed tokens whose KV is missing, then the draft path."""
     num_draft: int = 0
     """How many of the last tokens are drafts."""
+    alternatives: tuple[Alternative, ...] = ()
+    """Each has a row that sees the drafts before its place, and that no other row sees; none is there twice."""
     sample: bool = True
     """False for a prefill chunk that ends before the last committed token: nothing is sampled."""
     taps: tuple[Tap, ...] = ()
@@ -335,6 +346,16 @@ class StepItem:
         """Rows that are committed tokens."""
         return len(self.tokens) - self.num_draft
 
+    @property
+    def num_checked(self) -> int:
+        """Rows that are guesses."""
+        return self.num_draft + len(self.alternatives)
+
+    @property
+    def num_rows(self) -> int:
+        """All of them."""
+        return len(self.tokens) + len(self.alternatives)
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
@@ -344,6 +365,8 @@ class StepOutcome:
     token_ids: Tokens
     """Accepted drafts and then the target's own token; empty when nothing was sampled."""
     accepted: int = 0
+    """The last of the accepted may be an alternative: behind it comes the target's own token, and no draft. Keys and
+    values of all accepted tokens are cached."""
     features: tuple[FeatureFrame, ...] = ()
     """One per tap of the item: committed rows and accepted drafts, never a rejected one."""
 

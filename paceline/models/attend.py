@@ -6,7 +6,7 @@ import contextlib
 import math
 import mmap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,19 +20,47 @@ FULL = "full_attention"
 Bits = NDArray[np.uint16] | NDArray[np.float32]
 
 
+Indices = NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """The last rows of a step, each of which stands for another row of its session at that one's position.
+
+    It sees what that row sees but itself in its place, and no row sees it: its keys and values have a home elsewhere.
+    """
+
+    slots: Indices
+    """[rows], of the homes"""
+    positions: Indices
+    """[rows], of the homes"""
+    firsts: Indices
+    """[sessions + 1]: rows of one session follow each other, since they take turns in its slot."""
+
+
+class Turn(NamedTuple):
+    """Rows that attend at the same time."""
+
+    rows: slice
+    places: tuple[Indices, Indices, Indices, Indices]
+    """Slots, positions, and those of the homes."""
+    firsts: Indices
+
+
 class Places:
-    """Where each row of a step lives."""
+    """Where each row of a step lives: ``slots`` and ``positions`` [rows]."""
 
-    slots: NDArray[np.int64]
-    """[rows]"""
-    positions: NDArray[np.int64]
-    """[rows]"""
-
-    @property
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For the kernels."""
-        return self.slots, self.positions
+    def __init__(self, slots: Indices, positions: Indices, beside: Beside | None = None) -> None:
+        self.slots, self.positions = slots, positions
+        self.homes = (slots, positions)
+        """Where keys and values are put."""
+        count = len(slots) - (len(beside.slots) if beside else 0)
+        own = (slots[:count], positions[:count])
+        self.turns = [Turn(slice(0, count), own + own, np.arange(count + 1))]
+        if beside is not None:
+            homes = (beside.slots, beside.positions)
+            self.homes = (np.concatenate([own[0], homes[0]]), np.concatenate([own[1], homes[1]]))
+            self.turns.append(Turn(slice(count, None), (slots[count:], positions[count:], *homes), beside.firsts))
 
 
 def as_array(tensor: torch.Tensor) -> Bits:
@@ -62,6 +90,12 @@ class KeyValues:
         _, kv, d, _ = self.keys.shape
         return 2 * kv * d * self.keys.element_size()
 
+    def copy(self, home: tuple[int, int], place: tuple[int, int]) -> None:
+        """Keys and values of one (slot, position) to another."""
+        keys, values = self.arrays
+        keys[place[0], :, :, place[1]] = keys[home[0], :, :, home[1]]
+        values[place[0], :, place[1]] = values[home[0], :, home[1]]
+
 
 def _fresh_zeros(shape: tuple[int, ...], bits: type[np.uint16 | np.float32]) -> NDArray[Any]:
     """Zeros in pages of their own, which the system gives when they are written.
@@ -76,4 +110,6 @@ def _fresh_zeros(shape: tuple[int, ...], bits: type[np.uint16 | np.float32]) -> 
 
 def attend(q: NDArray[np.float32], cache: KeyValues, places: Places, window: int, out: torch.Tensor) -> None:
     """``out`` [rows, heads * d] from scaled queries [rows, heads, d]; each row sees its slot up to itself."""
-    kernels.attention(q, cache.arrays, places.arrays, window, as_array(out))
+    mixed = as_array(out)
+    for rows, where, firsts in places.turns:
+        kernels.attention(q[rows], cache.arrays, where, firsts, window, mixed[rows])

@@ -15,21 +15,21 @@ def union_of_taps(items: Iterable[StepItem]) -> tuple[int, ...]:
 
 
 def make_frames(
-    item: StepItem, accepted: int, features: torch.Tensor | None, taps: Sequence[int]
+    item: StepItem, rows: Sequence[int], features: torch.Tensor | None, taps: Sequence[int]
 ) -> tuple[FeatureFrame, ...]:
-    """One frame per wish of the item, of its last committed rows; ``features`` is [tokens, len(taps) * hidden].
+    """One frame per wish of the item, of its last committed rows; ``features`` is [item's rows, len(taps) * hidden].
 
-    Rows of rejected drafts hold what the target thought after a token that was never said: they are cut off here.
+    ``rows``: indices of those that turned out to be committed, consecutive in position. Others hold what the target
+    thought after a token that was never said: they are cut off here.
     """
     if features is None:
         return ()
-    num_rows = item.num_committed + accepted
-    by_tap = dict(zip(taps, features[:num_rows].chunk(len(taps), 1), strict=True))
-    frames = []
+    by_tap = dict(zip(taps, features[list(rows)].chunk(len(taps), 1), strict=True))
+    frames, end = [], item.start + len(rows)
     for wish in item.taps:
-        keep = min(max(wish.history, 1), num_rows)
-        rows = torch.cat([by_tap[tap][num_rows - keep :] for tap in wish.taps], 1).to(torch.bfloat16)
-        frames.append(FeatureFrame(item.start + num_rows - keep, keep, rows.view(torch.uint8).numpy().tobytes()))
+        keep = min(max(wish.history, 1), len(rows))
+        kept = torch.cat([by_tap[tap][len(rows) - keep :] for tap in wish.taps], 1).to(torch.bfloat16)
+        frames.append(FeatureFrame(end - keep, keep, kept.view(torch.uint8).numpy().tobytes()))
     return tuple(frames)
 
 

@@ -108,6 +108,10 @@ class FusedForward:
         """Of the last layer; all are of one kind."""
         return self._layers[-1].cache if kind == FULL else None
 
+    def caches(self) -> list[KeyValues]:
+        """One per layer."""
+        return [layer.cache for layer in self._layers]
+
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         normed = torch.empty_like(x)
         rms_norm(as_array(x), self._norm, self._eps, as_array(normed))
@@ -121,7 +125,7 @@ class FusedForward:
         normed, out, q = buffers.normed, buffers.out, buffers.q
         rms_norm(as_array(x), layer.attention_norm, self._eps, as_array(normed))
         qkv = layer.qkv(normed)
-        rope_and_store(as_array(qkv), *angles, rows.places.arrays, layer.cache.arrays, q)
+        rope_and_store(as_array(qkv), *angles, rows.places.homes, layer.cache.arrays, q)
         q *= self._scale
         attend(q, layer.cache, rows.places, 0, out)
         x = x + layer.out(out)

@@ -82,6 +82,10 @@ class GenericForward:
         layers = [layer for layer in self._caches if self._kinds[layer] == kind]
         return self._caches[max(layers)] if layers else None
 
+    def caches(self) -> list[KeyValues]:
+        """One per layer that makes its own keys and values."""
+        return list(self._caches.values())
+
 
 class _Step:
     """The rows of a step on their way through the layers."""
@@ -98,7 +102,7 @@ class _Step:
                 return cache
         cache = self._forward.cache(layer, key)
         k, v = key[0].contiguous(), value[0].contiguous()
-        store_kv(as_array(k), as_array(v), self.places.arrays, cache.arrays)
+        store_kv(as_array(k), as_array(v), self.places.homes, cache.arrays)
         self._made.append((key, value, cache))
         return cache
 

@@ -1,7 +1,7 @@
 """Proves at start, on this machine, that logits don't depend on how rows are grouped; picks the padding that it takes.
 
 Compared with ``torch.equal``: one-row decoding, verification of several rows, prefill in chunks, other slots and
-neighbours in the batch. What fails is said plainly; nothing is assumed.
+neighbours in the batch, beside a draft. What fails is said plainly; nothing is assumed.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def _checks(runner: ModelRunner) -> Iterator[tuple[str, bool]]:
     yield "chunks of 9", torch.equal(_run(runner, tokens, _chunks(length, 9)), whole)
     yield "chunks of 33", torch.equal(_run(runner, tokens, _chunks(length, 33)), whole)
     yield "among others", torch.equal(_run_among(runner, tokens, head), whole[head:])
+    yield "beside others", torch.equal(_run_beside(runner, tokens, head), whole[head:])
 
 
 def _chunks(length: int, size: int) -> list[int]:
@@ -86,5 +87,19 @@ def _run_among(runner: ModelRunner, tokens: Sequence[int], head: int) -> torch.T
         feeds = [Feed("neighbour", 0, tokens[:5], 1), Feed("probe", position, tokens[position : position + 1], 1)]
         pieces.append(runner.logits(feeds)[1])
     runner.close("neighbour")
+    runner.close("probe")
+    return torch.cat(pieces)
+
+
+def _run_beside(runner: ModelRunner, tokens: Sequence[int], head: int) -> torch.Tensor:
+    """The last rows, each beside a draft that is wrong there, and adopted."""
+    runner.open("probe")
+    runner.logits([Feed("probe", 0, tokens[:head], 0)])
+    pieces = []
+    for position in range(head, len(tokens)):
+        draft = [(token + 1) % runner.loaded.vocab_size for token in tokens[position:]]
+        feed = Feed("probe", position, draft, 0, [(position, tokens[position])])
+        pieces += runner.logits([feed])
+        runner.adopt("probe", position, tokens[position])
     runner.close("probe")
     return torch.cat(pieces)

@@ -232,20 +232,38 @@ def _attend_group(q, keys, values, end, window, out):
             out[g * size + d] = store(mixed[d] * inverse, out[0])
 
 
+@njit(**ROW)
+def _swap(keys, values, position, home_keys, home_values, home):
+    """Exchange two positions of a head: keys [d, cap], values [cap, d]."""
+    for i in range(keys.shape[0]):
+        keys[i, position], home_keys[i, home] = home_keys[i, home], keys[i, position]
+        values[position, i], home_values[home, i] = home_values[home, i], values[position, i]
+
+
 @njit(parallel=True, nogil=True, cache=True)
-def attention(q, caches, places, window, out):
+def attention(q, caches, rows, firsts, window, out):
     """Causal attention of each row over its slot, up to and including its own position.
 
     q [rows, heads, d], scaled, float32; window: positions seen at most, 0 for all; out [rows, heads * d].
+    rows = (slots, positions, slots and positions of homes), each [rows]: a row whose keys and values are not at its
+    place takes it while it attends, so that it sees the very memory that any row there sees. Rows firsts[g] to
+    firsts[g + 1] do so in turn.
     """
     keys, values = caches
-    slots, positions = places
-    num_rows, heads, size = q.shape
-    kv = keys.shape[1]
+    slots, positions, home_slots, home_positions = rows
+    _, heads, size = q.shape
+    kv, num_groups = keys.shape[1], firsts.shape[0] - 1
     group = heads // kv
-    for i in prange(num_rows * kv):
-        r, h = i % num_rows, i // num_rows  # rows of one step differ in length: each thread gets some of all
-        slot, low, high = slots[r], h * group, (h + 1) * group
-        _attend_group(
-            q[r, low:high], keys[slot, h], values[slot, h], positions[r] + 1, window, out[r, low * size : high * size]
-        )
+    for i in prange(num_groups * kv):
+        g, h = i % num_groups, i // num_groups  # rows of one step differ in length: each thread gets some of all
+        low, high = h * group, (h + 1) * group
+        for r in range(firsts[g], firsts[g + 1]):
+            slot, position, home_slot, home = slots[r], positions[r], home_slots[r], home_positions[r]
+            is_guest = slot != home_slot or position != home
+            if is_guest:
+                _swap(keys[slot, h], values[slot, h], position, keys[home_slot, h], values[home_slot, h], home)
+            _attend_group(
+                q[r, low:high], keys[slot, h], values[slot, h], position + 1, window, out[r, low * size : high * size]
+            )
+            if is_guest:
+                _swap(keys[slot, h], values[slot, h], position, keys[home_slot, h], values[home_slot, h], home)

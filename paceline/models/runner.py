@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -48,6 +48,9 @@ class Forward(Protocol):
     def keys_and_values(self, kind: str) -> KeyValues | None:
         """Of the last layer of this kind that makes its own; None without such a layer."""
 
+    def caches(self) -> Iterable[KeyValues]:
+        """All that there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feed:
@@ -57,6 +60,9 @@ class Feed:
     start: int
     tokens: Sequence[int]
     keep: int
+    others: Sequence[tuple[int, int]] = ()
+    """(position, token): tokens that may stand at positions of this feed instead. Each sees what is before it; no
+    other row sees it, and nothing of it stays, unless it is adopted."""
 
 
 class ModelRunner:
@@ -72,6 +78,7 @@ class ModelRunner:
         """Steps are padded to this many rows; ``invariance.settle`` sets what the machine needs."""
         self.slots = SlotTable(max_sessions, loaded.max_context)
         self._forward = _choose_forward(loaded, max_sessions + 1)
+        self._homes: dict[tuple[str, int, int], tuple[int, int]] = {}
 
     def open(self, session: str) -> None:
         """Take a slot."""
@@ -94,17 +101,35 @@ class ModelRunner:
         return [one.logits for one in self.run(feeds)]
 
     def run(self, feeds: Sequence[Feed], taps: tuple[int, ...] = ()) -> list[Output]:
-        """Logits [keep, vocab] and, with ``taps``, features [tokens, taps * hidden] of each feed."""
+        """Logits [keep + others, vocab] and, with ``taps``, features [tokens + others, taps * hidden] of each feed."""
         for feed in feeds:
             self.slots.extend(feed.session, feed.start, len(feed.tokens))
-        segments = [Segment(self.slots.slot(feed.session), feed.start, feed.tokens, feed.keep) for feed in feeds]
+        segments = [
+            Segment(self.slots.slot(feed.session), feed.start, feed.tokens, feed.keep, feed.others) for feed in feeds
+        ]
+        spare, capacity = self.slots.spare, self.slots.capacity
+        rows = lay_out(segments, spare=spare, min_rows=self.min_rows, capacity=capacity, taps=taps)
         with torch.inference_mode():
-            out = self._forward.run(lay_out(segments, spare=self.slots.spare, min_rows=self.min_rows, taps=taps))
-        logits = _split(out.logits, [feed.keep for feed in feeds])
+            out = self._forward.run(rows)
+        self._homes = _homes(feeds, rows)
+        others = [len(feed.others) for feed in feeds]
+        kept, fed = [feed.keep for feed in feeds], [len(feed.tokens) for feed in feeds]
+        logits = _split(out.logits, kept, out.logits[sum(kept) : sum(kept) + sum(others)], others)
         if out.features is None:
             return [Output(one) for one in logits]
-        features = _split(out.features, [len(feed.tokens) for feed in feeds])
+        features = _split(out.features, fed, out.features[len(out.features) - sum(others) :], others)
         return [Output(*both) for both in zip(logits, features, strict=True)]
+
+    def adopt(self, session: str, position: int, token: int) -> None:
+        """Let the row that the last ``run`` had beside this position stay in its place, as if it had been fed."""
+        slot, home = self.slots.slot(session), self._homes[session, position, token]
+        for cache in self._forward.caches():
+            cache.copy(home, (slot, position))
+
+    @property
+    def max_beside(self) -> int:
+        """Rows that may stand beside others in one step."""
+        return max(0, self.slots.capacity - self.min_rows)
 
     @property
     def numerics_id(self) -> str:
@@ -139,9 +164,23 @@ class ModelRunner:
         return token_bytes(self._forward)
 
 
-def _split(rows: torch.Tensor, counts: Sequence[int]) -> Sequence[torch.Tensor]:
-    """The rows of each feed; padding comes last."""
-    return rows[: sum(counts)].split(list(counts))
+def _split(
+    rows: torch.Tensor, counts: Sequence[int], others: torch.Tensor, other_counts: Sequence[int]
+) -> Sequence[torch.Tensor]:
+    """The rows of each feed, then what stood beside them; padding is in neither."""
+    own = rows[: sum(counts)].split(list(counts))
+    if not len(others):
+        return own
+    return [torch.cat(both) for both in zip(own, others.split(list(other_counts)), strict=True)]
+
+
+def _homes(feeds: Sequence[Feed], rows: Rows) -> dict[tuple[str, int, int], tuple[int, int]]:
+    """Where keys and values are of the rows beside others, by session, position and token."""
+    names = [(feed.session, *other) for feed in feeds for other in feed.others]
+    if not names:
+        return {}
+    slots, positions = (array[-len(names) :].tolist() for array in rows.places.homes)
+    return dict(zip(names, zip(slots, positions, strict=True), strict=True))
 
 
 def _choose_forward(loaded: LoadedModel, num_slots: int) -> Forward:

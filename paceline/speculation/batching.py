@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import StepItem
+from paceline.speculation.alternatives import Share, choose_alternatives
 from paceline.speculation.draft_length import StepCost, choose_lengths, lengthen
+from paceline.speculation.draft_tree import Path
 from paceline.speculation.session import VerifierSession
 
 DECODE_ROWS = 16
@@ -26,6 +28,8 @@ class Limits:
     """Rows at most."""
     prefill_chunk: int
     """Committed tokens of one session at most."""
+    max_alternatives: int = 0
+    """Of all sessions together."""
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "prefill_chunk"):
@@ -57,8 +61,7 @@ class Batcher:
         taking += chunks
         served = [session.session for session, _ in taking]
         self._line = [one.session for one in line if one.session not in served] + served
-        lengths = self._draft_lengths(taking, budget - _rows(taking), cost)
-        return [(session, session.rows(rows, length)) for (session, rows), length in zip(taking, lengths, strict=True)]
+        return self._with_drafts(taking, budget - _rows(taking), cost)
 
     def _lined_up(self, ready: Sequence[VerifierSession]) -> list[VerifierSession]:
         """Who was served goes to the end of the line; newcomers stand behind everybody."""
@@ -79,15 +82,23 @@ class Batcher:
     def _chunk(self, session: VerifierSession) -> int:
         return min(session.num_pending, self._limits.prefill_chunk)
 
-    def _draft_lengths(self, taking: Sequence[_Share], budget: int, cost: StepCost) -> list[int]:
-        sampling = [rows == session.num_pending for session, rows in taking]
-        chances = [
-            session.acceptance.chances(session.path()) if samples else []
-            for (session, _), samples in zip(taking, sampling, strict=True)
-        ]
+    def _with_drafts(
+        self, taking: Sequence[_Share], budget: int, cost: StepCost
+    ) -> list[tuple[VerifierSession, StepItem]]:
+        """As many drafts as pay, then what pays beside them."""
+        paths = [session.path() if rows == session.num_pending else Path() for session, rows in taking]
+        chances = [session.acceptance.chances(path) for (session, _), path in zip(taking, paths, strict=True)]
         lengths = choose_lengths(chances, _rows(taking), budget, cost)
         least = [min(session.spec.min_draft, len(own)) for (session, _), own in zip(taking, chances, strict=True)]
-        return lengthen(lengths, least, budget)
+        lengths = lengthen(lengths, least, budget)
+        shares = [
+            Share(path, own, session.seconds.chances(path), length, session.spec.max_draft - length)
+            for (session, _), path, own, length in zip(taking, paths, chances, lengths, strict=True)
+        ]
+        room = min(budget - sum(lengths), self._limits.max_alternatives)
+        beside = choose_alternatives(shares, _rows(taking) + sum(lengths), room, cost)
+        plan = zip(taking, lengths, beside, strict=True)
+        return [(session, session.rows(rows, length, others)) for (session, rows), length, others in plan]
 
 
 def _rows(taking: Sequence[_Share]) -> int:

@@ -17,6 +17,8 @@ MAX_NODES = 512
 """Guessed tokens kept per session; a draft that would exceed it replaces everything older."""
 MAX_PATH = 256
 """Tokens of one path of a draft at most."""
+MAX_OTHERS = 3
+"""Guesses beside the path, per place."""
 TAIL = 256
 """Committed tokens remembered, to judge late drafts."""
 
@@ -31,15 +33,31 @@ class _Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """A guess beside a path: another token in place of the one at ``index``."""
+
+    index: int
+    token: int
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Path:
     """A chain of guesses from the last committed token on."""
 
     token_ids: Tokens = ()
     confidences: tuple[float | None, ...] = ()
     """As the drafter gave them; None where it gave none."""
+    others: tuple[Other, ...] = ()
+    """By place, the surest first; those without a confidence come last."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def count_right(self, tokens: Sequence[int]) -> int:
+        """Tokens at its beginning that the target said too."""
+        pairs = zip(self.token_ids, tokens, strict=False)
+        return next((index for index, (own, token) in enumerate(pairs) if own != token), min(len(self), len(tokens)))
 
 
 def check_draft(draft: Draft, vocab_size: int) -> None:
@@ -142,13 +160,22 @@ class DraftTree:
         """The likeliest chain from the root."""
         tokens: list[int] = []
         confidences: list[float | None] = []
+        others: list[Other] = []
         node = self._root
         while node.favourite is not None and len(tokens) < max_tokens:
+            if len(node.children) > 1:
+                others += _others(node, len(tokens))
             token = node.favourite
             node = node.children[token]
             tokens.append(token)
             confidences.append(node.confidence)
-        return Path(tuple(tokens), tuple(confidences))
+        return Path(tuple(tokens), tuple(confidences), tuple(others))
+
+
+def _others(node: _Node, index: int) -> list[Other]:
+    """Beside the favourite; a place has few that are worth checking."""
+    found = [Other(index, token, child.confidence) for token, child in node.children.items() if token != node.favourite]
+    return sorted(found, key=lambda one: -1.0 if one.confidence is None else one.confidence, reverse=True)[:MAX_OTHERS]
 
 
 def _count(root: _Node) -> int:

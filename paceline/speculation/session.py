@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from paceline.core.errors import InvalidRequest, invariant
 from paceline.core.types import (
+    Alternative,
     Commit,
     Credit,
     Draft,
@@ -19,6 +20,7 @@ from paceline.core.types import (
     Tap,
     Tokens,
 )
+from paceline.speculation.alternatives import AlternativeLearner
 from paceline.speculation.draft_length import AcceptanceLearner
 from paceline.speculation.draft_tree import DraftTree, Path, check_draft
 from paceline.speculation.features import FeatureWindow
@@ -48,6 +50,7 @@ class VerifierSession:
         _check(spec, max_context, vocab_size)
         self.spec = spec
         self.acceptance = AcceptanceLearner(PRIORS[spec.profile])
+        self.seconds = AlternativeLearner()
         self.arrivals = DraftArrivals()
         self.finish: FinishReason | None = None
         self._vocab_size = vocab_size
@@ -118,8 +121,11 @@ class VerifierSession:
         left = self.spec.prompt_length + self._max_tokens - self.position
         return left if self._credit is None else min(left, self._credit - self.position)
 
-    def rows(self, max_rows: int, num_draft: int) -> StepItem:
-        """The session's share of the next step: missing committed tokens first, then ``num_draft`` drafts."""
+    def rows(self, max_rows: int, num_draft: int, alternatives: tuple[Alternative, ...] = ()) -> StepItem:
+        """The session's share of the next step: missing committed tokens first, then ``num_draft`` drafts.
+
+        ``alternatives`` are those of ``path().others`` that have rows too.
+        """
         invariant(self.is_ready and max_rows > 0, "rows are only asked of a session that is ready")
         pending = tuple(self._tokens[self._cached : self._cached + max_rows])
         is_last = len(pending) == self.num_pending
@@ -129,6 +135,7 @@ class VerifierSession:
             start=self._cached,
             tokens=pending + self._path.token_ids,
             num_draft=len(self._path),
+            alternatives=tuple(one for one in alternatives if one.index < len(self._path)),
             sample=is_last,
             taps=tuple(dict.fromkeys((*self._remote.taps, *self._resident.taps))),
         )
@@ -152,7 +159,7 @@ class VerifierSession:
             session=self.session,
             start=start,
             token_ids=tokens,
-            drafted=item.num_draft,
+            drafted=item.num_checked,
             accepted=outcome.accepted,
             finish=finish,
             timings=timings,
@@ -167,10 +174,13 @@ class VerifierSession:
                     listener.window.add(frame)
 
     def _learn(self, outcome: StepOutcome) -> None:
-        if self._path:
-            self.acceptance.observe(self._path, outcome.accepted)
-        else:
+        if not self._path:
             self.acceptance.relax()
+            return
+        right = self._path.count_right(outcome.token_ids)
+        self.acceptance.observe(self._path, right)
+        if right < len(self._path):
+            self.seconds.observe(self._path, right, outcome.token_ids[right])
 
     def _cut(self, token_ids: Tokens) -> tuple[Tokens, FinishReason | None]:
         """Nothing after a stop id or the limit is committed."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from paceline.config.settings import VerifierSettings
 from paceline.core.errors import ResourceExhausted, invariant
 from paceline.core.ports import Clock
-from paceline.core.types import SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
+from paceline.core.types import Alternative, SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
 from paceline.models.hash_model import HashModel
 from paceline.verifiers.checks import check
 
@@ -24,6 +24,7 @@ class SyntheticVerifier:
         self._base_s = synthetic.step_base_s
         self._row_s = synthetic.step_row_s
         self._clock = clock
+        self.max_alternatives = settings.token_budget
         self._specs: dict[str, SessionSpec] = {}
         self._caches: dict[str, list[int]] = {}
         self.info = VerifierInfo(
@@ -53,7 +54,7 @@ class SyntheticVerifier:
 
     async def step(self, items: Sequence[StepItem]) -> StepResult:
         """Hash all rows, then sleep for as long as the profile says."""
-        rows = sum(len(item.tokens) for item in items)
+        rows = sum(item.num_rows for item in items)
         seconds = self._base_s + self._row_s * rows
         outcomes = tuple(self._outcome(item) for item in items)
         await self._clock.sleep(seconds)
@@ -66,12 +67,18 @@ class SyntheticVerifier:
         cache += item.tokens
         if not item.sample:
             return StepOutcome(item.session, ())
-        spec = self._specs[item.session]
         position = item.start + item.num_committed
         out: list[int] = []
         for index in range(item.num_draft + 1):
-            token = self._model.next_token(cache[: position + index], spec.sampling, spec.prompt_length)
-            out.append(token)
-            if index == item.num_draft or token != cache[position + index]:
-                break
+            out.append(self._next_token(item.session, position + index))
+            if index == item.num_draft or out[-1] == cache[position + index]:
+                continue
+            if Alternative(index, out[-1]) in item.alternatives:
+                cache[position + index] = out[-1]
+                out.append(self._next_token(item.session, position + index + 1))
+            break
         return StepOutcome(item.session, tuple(out), accepted=len(out) - 1)
+
+    def _next_token(self, session: str, position: int) -> int:
+        spec = self._specs[session]
+        return self._model.next_token(self._caches[session][:position], spec.sampling, spec.prompt_length)

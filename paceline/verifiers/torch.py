@@ -7,13 +7,12 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
 
 from paceline.config.settings import VerifierSettings
 from paceline.core.ports import TargetState
-from paceline.core.types import SessionSpec, StepItem, StepOutcome, StepResult, VerifierInfo
+from paceline.core.types import Alternative, SessionSpec, StepItem, StepOutcome, StepResult, Tokens, VerifierInfo
 from paceline.models.frames import make_frames, union_of_taps
 from paceline.models.invariance import Invariance, settle
 from paceline.models.loading import choose_dtype, load, prepare
@@ -33,6 +32,11 @@ class _Session:
         self.sampler = RowSampler(spec.sampling, spec.prompt_length)
         self.tokens: list[int] = []
 
+    def next_token(self, logits: torch.Tensor, position: int) -> int:
+        """The target's own at ``position``; ``tokens`` are right up to there."""
+        context = self.tokens[:position] if self.sampler.needs_context else ()
+        return self.sampler.next_token(logits, context, position)
+
 
 class TorchVerifier:
     """``core.ports.VerifierBackend``; computes in one worker thread of its own."""
@@ -43,6 +47,7 @@ class TorchVerifier:
         self.worker: Executor | None = worker
         self._sessions: dict[str, _Session] = {}
         self.state: TargetState | None = runner.view()
+        self.max_alternatives = runner.max_beside
         self.info = VerifierInfo(
             name=loaded.name,
             model_digest=loaded.digest,
@@ -95,35 +100,58 @@ class TorchVerifier:
 
     def _step(self, items: Sequence[StepItem]) -> StepResult:
         started = time.perf_counter()
-        feeds = [Feed(one.session, one.start, one.tokens, one.num_draft + 1 if one.sample else 0) for one in items]
         taps = union_of_taps(items)
-        outputs = self._runner.run(feeds, taps)
+        outputs = self._runner.run([_feed(item) for item in items], taps)
         computed = time.perf_counter()
         outcomes = tuple(self._judge(item, output, taps) for item, output in zip(items, outputs, strict=True))
-        for item, outcome in zip(items, outcomes, strict=True):
-            # Whoever reads the cache between two steps finds no rejected draft in it.
-            self._runner.truncate(item.session, item.start + item.num_committed + outcome.accepted)
         return StepResult(outcomes, computed - started, time.perf_counter() - computed)
 
     def _judge(self, item: StepItem, output: Output, taps: tuple[int, ...]) -> StepOutcome:
-        outcome = self._sample(item, output.logits)
-        if not item.taps:
-            return outcome
-        return replace(outcome, features=make_frames(item, outcome.accepted, output.features, taps))
-
-    def _sample(self, item: StepItem, logits: torch.Tensor) -> StepOutcome:
-        """The target's tokens from the first uncommitted position on, as long as the drafts say the same."""
+        """The outcome of an item; its session then has just what was committed in its cache."""
         session = self._sessions[item.session]
         del session.tokens[item.start :]
         session.tokens += item.tokens
         if not item.sample:
-            return StepOutcome(item.session, ())
-        position = item.start + item.num_committed
-        out: list[int] = []
+            frames = make_frames(item, range(len(item.tokens)), output.features, taps) if item.taps else ()
+            return StepOutcome(item.session, (), features=frames)
+        tokens, stand_in = self._sample(session, item, output.logits)
+        accepted = len(tokens) - 1
+        length = item.start + item.num_committed + accepted
+        rows = list(range(item.num_committed + accepted))
+        if stand_in is not None:
+            self._runner.adopt(item.session, length - 1, tokens[-2])
+            rows[-1] = len(item.tokens) + stand_in
+        # Whoever reads the cache between two steps finds no rejected draft in it.
+        self._runner.truncate(item.session, length)
+        frames = make_frames(item, rows, output.features, taps) if item.taps else ()
+        return StepOutcome(item.session, tokens, accepted, frames)
+
+    def _sample(self, session: _Session, item: StepItem, logits: torch.Tensor) -> tuple[Tokens, int | None]:
+        """The target's tokens from the first uncommitted position on, as long as the drafts say the same.
+
+        With an alternative that was right, its number and the token behind it.
+        """
+        position, out = item.start + item.num_committed, list[int]()
         for index in range(item.num_draft + 1):
-            context = session.tokens[: position + index] if session.sampler.needs_context else ()
-            token = session.sampler.next_token(logits[index], context, position + index)
+            token = session.next_token(logits[index], position + index)
             out.append(token)
-            if index < item.num_draft and token != item.tokens[item.num_committed + index]:
-                break
-        return StepOutcome(item.session, tuple(out), accepted=len(out) - 1)
+            if index == item.num_draft or token == item.tokens[item.num_committed + index]:
+                continue
+            stand_in = _find(item, index, token)
+            if stand_in is not None:
+                session.tokens[position + index] = token
+                out.append(session.next_token(logits[item.num_draft + 1 + stand_in], position + index + 1))
+            return tuple(out), stand_in
+        return tuple(out), None
+
+
+def _feed(item: StepItem) -> Feed:
+    first = item.start + item.num_committed
+    others = [(first + one.index, one.token) for one in item.alternatives]
+    return Feed(item.session, item.start, item.tokens, item.num_draft + 1 if item.sample else 0, others)
+
+
+def _find(item: StepItem, index: int, token: int) -> int | None:
+    """Number of the alternative that says this."""
+    wanted = Alternative(index, token)
+    return item.alternatives.index(wanted) if wanted in item.alternatives else None

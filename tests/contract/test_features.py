@@ -17,6 +17,7 @@ from paceline.config.settings import DrafterSettings, VerifierSettings
 from paceline.core.ports import Clock, VerifierBackend
 from paceline.core.requests import Chunk, GenerateRequest
 from paceline.core.types import (
+    Alternative,
     Commit,
     FeatureFrame,
     Needs,
@@ -55,6 +56,7 @@ class Slow:
 
     def __init__(self, backend: TorchVerifier, clock: Clock) -> None:
         self.info, self.open, self.close = backend.info, backend.open, backend.close
+        self.max_alternatives = backend.max_alternatives
         self._backend = backend
         self._clock = clock
 
@@ -305,6 +307,26 @@ async def test_rows_of_rejected_drafts_are_never_given(world: World) -> None:
     assert frame.end == len(PROMPT) + 1 + second.accepted
     whole = world.features((*PROMPT, right, *second.token_ids))
     assert torch.equal(rows_of(frame), whole[frame.start : frame.end])
+
+
+async def test_the_row_of_an_alternative_that_was_right_is_given_in_place_of_the_drafts(world: World) -> None:
+    backend = world.make(world.settings, LoopClock())
+    backend.open(SPEC)
+    taps = (Tap("s", NEEDS.hidden_states, 100), Tap("s", (2,), 1))
+    text = (await backend.step([StepItem("s", 0, PROMPT, taps=taps)])).outcomes[0].token_ids
+    backend.open(replace(SPEC, session="plain"))
+    while len(text) < 5:
+        known = PROMPT + text
+        text += (await backend.step([StepItem("plain", 0, known)])).outcomes[0].token_ids
+    wrong = (text[2] + 1) % 97
+    draft, others = (text[1], wrong, text[3]), (Alternative(1, (text[2] + 2) % 97), Alternative(1, text[2]))
+    (outcome,) = (await backend.step([StepItem("s", len(PROMPT), (text[0], *draft), 3, others, taps=taps)])).outcomes
+    assert (outcome.token_ids, outcome.accepted) == (text[1:4], 2)
+    frame, last = outcome.features
+    whole = world.features(PROMPT + text)
+    assert (frame.start, frame.end) == (len(PROMPT), len(PROMPT) + 3)
+    assert torch.equal(rows_of(frame), whole[frame.start : frame.end])
+    assert (last.start, last.end) == (frame.end - 1, frame.end)
 
 
 async def test_the_next_token_does_not_depend_on_who_listens(world: World) -> None:

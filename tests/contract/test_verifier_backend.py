@@ -10,7 +10,7 @@ import pytest
 from paceline.config.settings import SyntheticSettings, VerifierSettings
 from paceline.core.errors import InvalidRequest, ResourceExhausted
 from paceline.core.ports import VerifierBackend
-from paceline.core.types import SamplingParams, SessionSpec, StepItem, StepOutcome, StopRules, Tokens
+from paceline.core.types import Alternative, SamplingParams, SessionSpec, StepItem, StepOutcome, StopRules, Tokens
 from paceline.telemetry.clock import SystemClock
 from paceline.verifiers import create_backend
 from tests.support.tiny_models import VOCAB, random_tokens, write_model
@@ -61,9 +61,15 @@ def spec(session: str = "s", sampling: SamplingParams | None = None, context: To
 
 DraftOf = Callable[[Tokens], Tokens]
 """From the committed tokens to a draft."""
+Beside = Callable[[Tokens, Tokens], tuple[Alternative, ...]]
+"""From the committed tokens and a draft to what may stand in place of its tokens."""
 
 
 def nothing(_: Tokens) -> Tokens:
+    return ()
+
+
+def nothing_beside(_: Tokens, __: Tokens) -> tuple[Alternative, ...]:
     return ()
 
 
@@ -74,9 +80,11 @@ class Session:
     spec: SessionSpec
     draft: DraftOf = nothing
     chunk: int = 64
+    beside: Beside = nothing_beside
     tokens: list[int] = field(default_factory=list)
     cached: int = 0
     accepted: int = 0
+    stood_in: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.spec.context)
@@ -90,7 +98,8 @@ class Session:
         if len(missing) > self.chunk:
             return StepItem(self.spec.session, self.cached, tuple(missing[: self.chunk]), sample=False)
         draft = self.draft(tuple(self.tokens))
-        return StepItem(self.spec.session, self.cached, (*missing, *draft), num_draft=len(draft))
+        beside = self.beside(tuple(self.tokens), draft)
+        return StepItem(self.spec.session, self.cached, (*missing, *draft), len(draft), beside)
 
     def apply(self, item: StepItem, outcome: StepOutcome) -> None:
         assert outcome.session == self.spec.session
@@ -100,8 +109,13 @@ class Session:
             return
         draft = item.tokens[item.num_committed :]
         assert len(outcome.token_ids) == outcome.accepted + 1
-        assert outcome.token_ids[: outcome.accepted] == draft[: outcome.accepted]
-        assert outcome.accepted == len(draft) or outcome.token_ids[-1] != draft[outcome.accepted]
+        path, last = outcome.token_ids[: outcome.accepted], outcome.accepted - 1
+        if path == draft[: outcome.accepted]:
+            assert outcome.accepted == len(draft) or outcome.token_ids[-1] != draft[outcome.accepted]
+        else:
+            assert path[:last] == draft[:last]
+            assert Alternative(last, path[last]) in item.alternatives
+            self.stood_in += 1
         self.cached = len(self.tokens) + outcome.accepted
         self.accepted += outcome.accepted
         self.tokens += outcome.token_ids
@@ -176,6 +190,80 @@ async def test_a_draft_is_taken_up_to_its_first_error(backend: VerifierBackend) 
     draft = (*text[:2], (text[2] + 1) % VOCAB, *text[3:6])
     result = await backend.step([StepItem("s", 0, PROMPT + draft, num_draft=6)])
     assert result.outcomes == (StepOutcome("s", text[:3], accepted=2),)
+
+
+def first_choice_wrong(text: Tokens) -> Beside:
+    """The right token, and wrong ones around it, in place of each token."""
+
+    def beside(committed: Tokens, draft: Tokens) -> tuple[Alternative, ...]:
+        path = right(text, len(draft))(committed)
+        tokens = [(index, (token + shift) % VOCAB) for index, token in enumerate(path) for shift in (2, 0, 3)]
+        return tuple(Alternative(index, token) for index, token in tokens if token != draft[index])
+
+    return beside
+
+
+def garbage_beside(committed: Tokens, draft: Tokens) -> tuple[Alternative, ...]:
+    tokens = random_tokens(len(draft), seed=len(committed) + 1)
+    return tuple(Alternative(index, token) for index, token in enumerate(tokens) if token != draft[index])
+
+
+@pytest.mark.parametrize("sampling", SAMPLING.values(), ids=list(SAMPLING))
+@pytest.mark.parametrize("kind", [wrong, partly_right, garbage])
+@pytest.mark.parametrize("is_right", [True, False], ids=["right beside it", "garbage beside it"])
+async def test_tokens_do_not_depend_on_what_stood_beside_the_draft(
+    backend: VerifierBackend, kind: Callable[[Tokens], DraftOf], sampling: SamplingParams, is_right: bool
+) -> None:
+    text = await plain(backend, sampling, 30)
+    beside = first_choice_wrong(text) if is_right else garbage_beside
+    session = Session(spec("s", sampling), kind(text), beside=beside)
+    assert await decode(backend, session, 24) == text[:24]
+    if is_right and kind is wrong:
+        assert session.stood_in == 12
+
+
+async def test_an_alternative_that_is_right_is_taken_with_the_token_behind_it(backend: VerifierBackend) -> None:
+    text = await plain(backend)
+    backend.open(spec())
+    draft = (*text[:2], (text[2] + 1) % VOCAB, *text[3:6])
+    beside = (Alternative(0, (text[0] + 1) % VOCAB), Alternative(2, (text[2] + 2) % VOCAB), Alternative(2, text[2]))
+    result = await backend.step([StepItem("s", 0, PROMPT + draft, 6, beside)])
+    assert result.outcomes == (StepOutcome("s", text[:4], accepted=3),)
+    result = await backend.step([StepItem("s", len(PROMPT) + 3, text[3:6], 2)])
+    assert result.outcomes == (StepOutcome("s", text[4:7], accepted=2),)
+
+
+async def test_an_alternative_is_of_no_use_behind_a_wrong_draft(backend: VerifierBackend) -> None:
+    text = await plain(backend)
+    backend.open(spec())
+    draft = ((text[0] + 1) % VOCAB, text[1], text[2])
+    result = await backend.step([StepItem("s", 0, PROMPT + draft, 3, (Alternative(1, text[1]), Alternative(2, 5)))])
+    assert result.outcomes == (StepOutcome("s", text[:1], accepted=0),)
+
+
+async def test_penalties_behind_an_alternative_see_it_and_not_the_draft(backend: VerifierBackend) -> None:
+    sampling = SamplingParams(presence_penalty=2.0, frequency_penalty=2.0, repetition_penalty=5.0)
+    text = await plain(backend, sampling)
+    backend.open(spec("s", sampling))
+    draft = (text[0], text[2], *[text[2]] * 3)
+    result = await backend.step([StepItem("s", 0, PROMPT + draft, 5, (Alternative(1, text[1]),))])
+    assert result.outcomes[0].token_ids == text[:3]
+
+
+async def test_alternatives_of_sessions_in_one_batch_do_not_meet(backend: VerifierBackend) -> None:
+    assert backend.max_alternatives >= 64
+    texts = {name: await plain(backend, SAMPLING[law], 40) for name, law in zip("abc", SAMPLING, strict=False)}
+    sessions = [
+        Session(spec(name, SAMPLING[law]), partly_right(texts[name]), beside=first_choice_wrong(texts[name]))
+        for name, law in zip("abc", SAMPLING, strict=False)
+    ]
+    for session in sessions:
+        backend.open(session.spec)
+    while any(len(session.output) < 30 for session in sessions):
+        await step(backend, [session for session in sessions if len(session.output) < 30])
+    for session in sessions:
+        assert session.output[:30] == texts[session.spec.session][:30]
+        assert session.stood_in >= 3
 
 
 async def test_seeds_and_parameters_make_different_texts(backend: VerifierBackend) -> None:

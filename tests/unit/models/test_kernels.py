@@ -78,7 +78,7 @@ def test_queries_and_keys_are_rotated_and_values_kept(dtype: torch.dtype, heads:
     cosine, sine = random(rows, d, dtype=dtype, seed=1).float(), random(rows, d, dtype=dtype, seed=2).float()
     places = Places(np.array([0, 0, 0, 2, 2, 1]), np.array([4, 5, 6, 0, 1, 9]))
     q = np.empty((rows, heads, d), np.float32)
-    rope_and_store(as_array(qkv), cosine.numpy(), sine.numpy(), places.arrays, cache.arrays, q)
+    rope_and_store(as_array(qkv), cosine.numpy(), sine.numpy(), places.homes, cache.arrays, q)
     parts = qkv.view(rows, heads + 2 * kv, d)
     expected = rotate(parts[:, : heads + kv].float(), cosine, sine)
     tolerance = 3 * TOLERANCE[dtype]

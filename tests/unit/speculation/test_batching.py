@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import Draft, SamplingParams, SessionSpec, StepItem, StepOutcome, StepTimings, StopRules
+from paceline.core.types import (
+    Alternative,
+    Branch,
+    Draft,
+    SamplingParams,
+    SessionSpec,
+    StepItem,
+    StepOutcome,
+    StepTimings,
+    StopRules,
+)
 from paceline.speculation.batching import DECODE_ROWS, PREFILL_SHARE, Batcher, Limits
 from paceline.speculation.draft_length import StepCost, lengthen
 from paceline.speculation.session import VerifierSession
@@ -220,3 +230,41 @@ def test_limits_that_let_nothing_run_are_refused(limits: tuple[int, int]) -> Non
 def test_sessions_with_few_missing_rows_count_as_decoding() -> None:
     sessions = [make("prefilling", DECODE_ROWS + 1), make("decoding", DECODE_ROWS)]
     assert [item.session for item in step(Batcher(Limits(64, 32)), sessions)] == ["decoding", "prefilling"]
+
+
+# --- second choices --------------------------------------------------------------------------------------------------
+
+
+def doubtful(name: str = "a", max_draft: int = 8) -> VerifierSession:
+    """Its drafter holds two more tokens for nearly as likely as each of its own."""
+    session = make(name, 1, max_draft=max_draft)
+    beside = tuple(
+        Branch(0, 1 + index, (token,), (chance,)) for index in range(3) for token, chance in ((2, 0.3), (3, 0.2))
+    )
+    session.add(Draft(name, 1, (1, 1, 1), (0.4, 0.4, 0.4), beside))
+    return session
+
+
+def beside(limits: Limits, *sessions: VerifierSession) -> list[tuple[int, tuple[Alternative, ...]]]:
+    plan = Batcher(limits).plan(sessions, StepCost())
+    return [(item.num_draft, item.alternatives) for _, item in plan]
+
+
+def test_second_choices_get_rows_where_that_pays() -> None:
+    ((num_draft, alternatives),) = beside(Limits(64, 32, 64), doubtful())
+    assert num_draft == 3
+    assert alternatives[:2] == (Alternative(0, 2), Alternative(0, 3))
+    plan = Batcher(Limits(64, 32, 64)).plan([doubtful()], StepCost(row_cost=0.5))
+    assert [(item.num_draft, item.alternatives) for _, item in plan] == [(1, ())]
+
+
+def test_a_back_end_that_can_check_none_gets_none() -> None:
+    assert beside(Limits(64, 32), doubtful()) == [(3, ())]
+
+
+def test_second_choices_keep_to_budget_back_end_and_session() -> None:
+    assert beside(Limits(64, 32, 1), doubtful()) == [(3, (Alternative(0, 2),))]
+    assert beside(Limits(6, 32, 64), doubtful()) == [(3, (Alternative(0, 2), Alternative(0, 3)))]
+    assert beside(Limits(64, 32, 64), doubtful(max_draft=4)) == [(3, (Alternative(0, 2),))]
+    assert beside(Limits(64, 32, 64), doubtful(max_draft=3)) == [(3, ())]
+    assert beside(Limits(64, 32, 1), doubtful("a"), doubtful("b")) == [(3, (Alternative(0, 2),)), (3, ())]

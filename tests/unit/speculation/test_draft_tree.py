@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import Branch, Draft
-from paceline.speculation.draft_tree import MAX_NODES, TAIL, DraftTree, check_draft
+from paceline.speculation.draft_tree import MAX_NODES, MAX_OTHERS, TAIL, DraftTree, Other, Path, check_draft
 
 PROMPT = (1, 2, 3)
 
@@ -221,3 +221,38 @@ def test_memory_stays_bounded_whatever_is_added() -> None:
     for i in range(100):
         tree.add(draft(3, *range(i, i + 200)))
         assert tree.num_nodes <= MAX_NODES
+
+
+def test_other_guesses_stand_beside_the_path_the_surest_first() -> None:
+    branches = (
+        Branch(0, 3, (8,), (0.1,)),
+        Branch(0, 3, (9, 1), (0.3, 0.5)),
+        Branch(0, 3, (7,)),
+        Branch(0, 4, (6,), (0.2,)),
+    )
+    tree = DraftTree(PROMPT)
+    tree.add(Draft("s", 3, (4, 5, 6), (0.5, 0.5, 0.5), branches))
+    others = (Other(0, 9, 0.3), Other(0, 8, 0.1), Other(0, 7, None), Other(1, 6, 0.2))
+    assert tree.path(9) == Path((4, 5, 6), (0.5, 0.5, 0.5), others)
+    assert tree.path(1) == Path((4,), (0.5,), others[:3])
+
+
+def test_a_guess_that_a_newer_draft_has_replaced_stands_beside_it() -> None:
+    tree = DraftTree(PROMPT)
+    tree.add(Draft("s", 3, (4, 5), (0.4, 0.5)))
+    tree.add(Draft("s", 3, (6, 7), (0.6, 0.5)))
+    assert tree.path(9) == Path((6, 7), (0.6, 0.5), (Other(0, 4, 0.4),))
+
+
+def test_few_stand_beside_a_place_however_many_there_are() -> None:
+    tree = DraftTree(PROMPT)
+    branches = tuple(Branch(0, 3, (token,), (token / 100,)) for token in range(20, 40))
+    tree.add(Draft("s", 3, (4,), (0.5,), branches))
+    assert [one.token for one in tree.path(9).others] == [39, 38, 37][:MAX_OTHERS]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "count"), [((), 0), ((4,), 1), ((9,), 0), ((4, 5, 6, 7), 3), ((4, 9, 6), 1), ((4, 5, 9), 2)]
+)
+def test_what_is_right_of_a_path_ends_with_its_first_error(tokens: tuple[int, ...], count: int) -> None:
+    assert Path((4, 5, 6), (None,) * 3).count_right(tokens) == count

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import (
+    Alternative,
+    Branch,
     Credit,
     Draft,
     FinishReason,
@@ -20,6 +22,7 @@ from paceline.core.types import (
     StepTimings,
     StopRules,
 )
+from paceline.speculation.alternatives import AlternativeLearner
 from paceline.speculation.draft_tree import Path
 from paceline.speculation.session import VerifierSession
 
@@ -41,6 +44,8 @@ def outcome(item: StepItem, committed: tuple[int, ...]) -> StepOutcome:
         out.append(target(context))
         context = (*context, out[-1])
         if index < item.num_draft and out[-1] != item.tokens[item.num_committed + index]:
+            if Alternative(index, out[-1]) in item.alternatives:
+                out.append(target(context))
             break
     return StepOutcome(item.session, tuple(out), len(out) - 1)
 
@@ -59,9 +64,12 @@ def guess(committed: tuple[int, ...], late: int, right: int, then: tuple[int, ..
     """A draft that is ``late`` tokens behind, goes on with ``right`` tokens, and with others ``then``."""
     base = max(0, len(committed) - late)
     context = committed
-    for _ in range(right):
+    branches = []
+    for index in range(right):
+        branches.append(Branch(0, base + len(context[base:]), ((target(context) + index) % VOCAB,)))
         context = (*context, target(context))
-    return Draft("s", base, (*context[base:], *then))
+    branches.append(Branch(0, len(context), (target(context),)))
+    return Draft("s", base, (*context[base:], *then), branches=tuple(branches))
 
 
 def finish(
@@ -71,7 +79,8 @@ def finish(
     while session.finish is None:
         if drafts:
             session.add(guess(committed, *drafts.pop(0)))
-        commit = session.apply(outcome(session.rows(max_rows, 4), committed), StepTimings())
+        beside = tuple(Alternative(one.index, one.token) for one in session.path().others)
+        commit = session.apply(outcome(session.rows(max_rows, 4, beside), committed), StepTimings())
         if commit is not None:
             assert commit.start == len(committed)
             assert commit.accepted <= commit.drafted
@@ -101,6 +110,33 @@ def test_right_drafts_are_accepted_together_with_a_token_of_the_target() -> None
     commit = session.apply(outcome(session.rows(99, 4), SPEC.context), StepTimings())
     assert commit is not None
     assert (commit.drafted, commit.accepted, commit.token_ids) == (3, 3, reference(SPEC)[:4])
+
+
+def test_a_second_choice_that_is_right_is_committed_with_the_token_behind_it() -> None:
+    session, text = VerifierSession(SPEC, max_context=100, vocab_size=VOCAB), reference(SPEC)
+    wrong = (text[1] + 1) % VOCAB
+    session.add(Draft("s", 3, (text[0], wrong, text[2]), branches=(Branch(0, 4, (text[1], text[2])),)))
+    item = session.rows(99, 4, (Alternative(1, text[1]), Alternative(3, 0)))
+    assert item.alternatives == (Alternative(1, text[1]),)
+    assert (item.num_rows, item.num_checked) == (7, 4)
+    commit = session.apply(outcome(item, SPEC.context), StepTimings())
+    assert commit is not None
+    assert (commit.drafted, commit.accepted, commit.token_ids) == (4, 2, text[:3])
+    assert session.num_pending == 1
+    assert session.rows(99, 4).start == len(SPEC.context) + 2
+
+
+def test_a_second_choice_counts_as_an_error_of_the_first() -> None:
+    taken, missed = (VerifierSession(SPEC, max_context=100, vocab_size=VOCAB) for _ in range(2))
+    text = reference(SPEC)
+    draft = Draft("s", 3, ((text[0] + 1) % VOCAB,), (0.5,), (Branch(0, 3, text[:1], (0.3,)),))
+    for session, beside in ((taken, (Alternative(0, text[0]),)), (missed, ())):
+        session.add(draft)
+        path = session.path()
+        session.apply(outcome(session.rows(99, 1, beside), SPEC.context), StepTimings())
+        assert session.seconds.chances(path) > AlternativeLearner().chances(path)
+    assert taken.acceptance.chances(path) == missed.acceptance.chances(path)
+    assert taken.seconds.chances(path) == missed.seconds.chances(path)
 
 
 def test_a_session_taken_over_later_gives_the_same_rest() -> None:
