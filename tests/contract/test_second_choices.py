@@ -37,6 +37,9 @@ class Doubtful:
 
     def close(self, session: str) -> None: ...
 
+    def state_bytes(self) -> int:
+        return 0
+
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         return [self._extend(job) for job in jobs]
 

@@ -26,7 +26,7 @@ class Machine(ModelRunner):
 
     def logits(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         self.steps += 1
-        rows = max(self.min_rows, sum(len(feed.tokens) for feed in feeds))
+        rows = max(self.min_rows, sum(len(feed.tokens) + len(feed.others) for feed in feeds))
         error = self._error(self, rows, feeds)
         return [one + error for one in super().logits(feeds)]
 
@@ -40,7 +40,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_finds_the_fewest_rows_that_share_a_kernel(directory: Path, needed: int) -> None:
     machine = Machine(directory, lambda _, rows, __: 0.0 if rows >= needed else 1e-3)
     found = settle(machine)
-    assert (found.is_exact, found.min_rows, machine.min_rows, found.num_checks) == (True, needed, needed, 6)
+    assert (found.is_exact, found.min_rows, machine.min_rows, found.num_checks) == (True, needed, needed, 7)
     assert f"padded to {needed} rows" in found.detail
 
 
@@ -53,6 +53,7 @@ def test_it_finds_the_fewest_rows_that_share_a_kernel(directory: Path, needed: i
         ("chunks of 9", lambda _, __, feeds: 1e-3 * (len(feeds[-1].tokens) == 9)),
         ("chunks of 33", lambda _, __, feeds: 1e-3 * (len(feeds[-1].tokens) == 33)),
         ("among others", lambda _, __, feeds: 1e-3 * (len(feeds) > 1)),
+        ("beside others", lambda _, __, feeds: 1e-3 * len(feeds[-1].others)),
     ],
 )
 def test_it_says_plainly_what_differs_when_no_padding_helps(directory: Path, culprit: str, error: Error) -> None:
