@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from coordinator.requests import Admitted
 from paceline.core.types import Commit, Draft, Tokens
-from paceline.core.verdicts import Verdict
+from paceline.core.verdicts import Origin, Verdict
 from paceline.telemetry.verdicts import VerdictSink
 
 CONTEXT = 4096
@@ -23,9 +23,10 @@ class SessionVerdicts:
         self._sink = sink
         self._admitted = admitted
         self._draft = Draft(admitted.session, 0, ())
+        self._origin = Origin(admitted.verifier.model_digest, admitted.sampling, admitted.profile)
         self._source = ""
         self._known = -1
-        """The file that has this session's context."""
+        """The file that has this session's context and origin."""
 
     @property
     def _is_wanted(self) -> bool:
@@ -41,7 +42,7 @@ class SessionVerdicts:
         if not self._is_wanted:
             return
         generation, prompt = self._sink.generation, self._admitted.prompt
-        tail = () if generation == self._known else (*prompt, *output)[-CONTEXT:]
+        is_known = generation == self._known
         verdict = Verdict(
             session=commit.session,
             start=commit.start,
@@ -51,7 +52,8 @@ class SessionVerdicts:
             drafted=commit.drafted,
             accepted=commit.accepted,
             source=self._source,
-            tail=tail,
+            tail=() if is_known else (*prompt, *output)[-CONTEXT:],
+            origin=None if is_known else self._origin,
         )
         self._known = generation if self._sink.put(verdict) else -1
 

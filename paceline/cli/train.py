@@ -118,6 +118,7 @@ def _tell(trained: Trained, as_json: bool) -> None:
         "directory": str(trained.directory),
         "parameters": trained.num_parameters,
         "coverage": trained.coverage,
+        **trained.judged.figures(""),
         "tau": score.tau,
         "drafted": score.num_drafted,
         "accepted": score.num_accepted,
@@ -126,7 +127,16 @@ def _tell(trained: Trained, as_json: bool) -> None:
         typer.echo(json.dumps(result))
         return
     typer.echo(f"{trained.directory}: {trained.num_parameters / 1e6:.1f} M parameters")
+    judged = trained.judged
     typer.echo(f"held-out texts, real speculative decoding: {score.tau:.2f} tokens per step")
+    for kind, count, own in (
+        ("greedy", judged.num_greedy, judged.greedy),
+        ("sampled", judged.num_sampled, judged.sampled),
+    ):
+        if count:
+            typer.echo(f"  {kind}: {own.tau:.2f} on {count} texts")
+    if judged.num_left_out:
+        typer.echo(f"  not judged: {judged.num_left_out} texts that were sampled with other noise than the service's")
 
 
 class _Lines:

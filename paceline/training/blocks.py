@@ -18,7 +18,7 @@ from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, read_trained, w
 from paceline.training.batches import Vocabulary, batches
 from paceline.training.calibrate import calibrate
 from paceline.training.distil import HISTORY
-from paceline.training.evaluate import Score, replay
+from paceline.training.evaluate import Judged, judge
 from paceline.training.generate import Sample
 from paceline.training.loop import Course, Progress, Trainer
 from paceline.training.students import Student
@@ -60,11 +60,11 @@ def train_blocks(
     course = Course(subject.train, vocabulary, block, options.schedule, options.weights)
     Trainer(student, course, checkpoint).run(tell)
     trained = _describe(kind, student, vocabulary, subject, out.name, block)
-    score = evaluate(kind, trained, subject.held_out)
-    figures = {"coverage": round(share, 4), "held_out_tau": round(score.tau, 3)}
+    judged = evaluate(kind, trained, subject.held_out)
+    figures = {"coverage": round(share, 4), **judged.figures("held_out_")}
     write_trained(out, dataclasses.replace(trained.about, training={**record, **figures}), trained.weights)
     checkpoint.unlink(missing_ok=True)
-    return Trained(out, sum(one.numel() for one in student.network.parameters()), share, score)
+    return Trained(out, sum(one.numel() for one in student.network.parameters()), share, judged)
 
 
 def _begin(kind: BlockKind, subject: Subject, options: TrainOptions) -> tuple[Student, Vocabulary, float, int]:
@@ -100,7 +100,7 @@ def _describe(
     return TrainedDrafter(about, weights)
 
 
-def evaluate(kind: BlockKind, trained: TrainedDrafter, held: Sequence[Sample]) -> Score:
+def evaluate(kind: BlockKind, trained: TrainedDrafter, held: Sequence[Sample]) -> Judged:
     """By real speculative decoding."""
     drafter = kind.drafter(trained, DrafterSettings(drafter=kind.name, threads=torch.get_num_threads()))
-    return sum(replay(drafter, held, trained.about.block), Score())
+    return judge(drafter, held, trained.about.block)

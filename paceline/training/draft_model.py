@@ -17,7 +17,7 @@ from paceline.drafters.trained import read_description, write_description, write
 from paceline.models.loading import choose_dtype, load
 from paceline.models.runner import ModelRunner
 from paceline.training.batches import Vocabulary
-from paceline.training.evaluate import TOGETHER, Score, replay
+from paceline.training.evaluate import TOGETHER, Judged, judge
 from paceline.training.loop import Course, Progress, Trainer
 from paceline.training.students import QUIET, ModelStudent
 from paceline.training.subject import Subject, Trained, TrainOptions, require_same_target
@@ -37,17 +37,17 @@ def train(
     size = subject.identity.vocab_size
     course = Course(subject.train, Vocabulary(range(size), size), 1, options.schedule, options.weights)
     Trainer(ModelStudent(model), course, checkpoint).run(tell)
-    scores: list[Score] = []
+    verdicts: list[Judged] = []
 
     def fill(part: Path) -> None:
         _save(model, subject, part)
-        scores.append(evaluate(part, subject, options.block))
-        about = describe(subject, out.name, options.block, {**record, "held_out_tau": round(scores[0].tau, 3)})
+        verdicts.append(evaluate(part, subject, options.block))
+        about = describe(subject, out.name, options.block, {**record, **verdicts[0].figures("held_out_")})
         write_description(part, about, (part / WEIGHTS).read_bytes())
 
     write_whole(out, fill)
     checkpoint.unlink(missing_ok=True)
-    return Trained(out, sum(one.numel() for one in model.parameters()), 1.0, scores[0])
+    return Trained(out, sum(one.numel() for one in model.parameters()), 1.0, verdicts[0])
 
 
 def config_for(subject: Subject) -> LlamaConfig:
@@ -99,12 +99,12 @@ def _save(model: Any, subject: Subject, part: Path) -> None:  # noqa: ANN401
             shutil.copyfile(file, part / name)
 
 
-def evaluate(directory: Path, subject: Subject, block: int) -> Score:
+def evaluate(directory: Path, subject: Subject, block: int) -> Judged:
     """By real speculative decoding, with what was written."""
     longest = max(len(sample.tokens) for sample in subject.held_out) + block
     loaded = load(directory, choose_dtype("auto"), max_context=longest)
     drafter = ModelDrafter(ModelRunner(loaded, TOGETHER), torch.get_num_threads())
-    return sum(replay(drafter, subject.held_out, block), Score())
+    return judge(drafter, subject.held_out, block)
 
 
 def describe(subject: Subject, name: str, block: int, record: dict[str, Any]) -> Description:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from paceline.core.ports import Drafter
 from paceline.core.types import DraftJob, FeatureFrame, Guess, SessionSpec, StopRules
 from paceline.training.generate import Sample
+from paceline.training.replayable import is_replayable
 
 TOGETHER = 32
 """Sessions per call of the drafter."""
@@ -43,6 +45,31 @@ class Score:
             self.num_drafted + other.num_drafted,
             self.num_accepted + other.num_accepted,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Of the held-out texts that can be replayed."""
+
+    greedy: Score = Score()
+    sampled: Score = Score()
+    num_greedy: int = 0
+    """Texts."""
+    num_sampled: int = 0
+    num_left_out: int = 0
+    """Sampled with other noise than the service's: no drafter could meet them but by chance."""
+
+    @property
+    def total(self) -> Score:
+        """Of both kinds."""
+        return self.greedy + self.sampled
+
+    def figures(self, head: str) -> dict[str, Any]:
+        """By names that begin with ``head``; None where no text was judged."""
+        kinds = {"": self.total, "_greedy": self.greedy, "_sampled": self.sampled}
+        taus = {f"{head}tau{kind}": round(one.tau, 3) if one.num_steps else None for kind, one in kinds.items()}
+        counts = {"greedy": self.num_greedy, "sampled": self.num_sampled, "left_out": self.num_left_out}
+        return {**taus, f"{head}texts": counts}
 
 
 @dataclass(slots=True)
@@ -83,6 +110,19 @@ class _Replay:
     @property
     def is_done(self) -> bool:
         return self.committed >= len(self.sample.tokens)
+
+
+def judge(drafter: Drafter, samples: Sequence[Sample], block: int) -> Judged:
+    """Replay what can be replayed, greedy and sampled texts apart."""
+    greedy = [one for one in samples if not one.temperature]
+    sampled = [one for one in samples if one.temperature and is_replayable(one)]
+    return Judged(
+        sum(replay(drafter, greedy, block), Score()),
+        sum(replay(drafter, sampled, block), Score()),
+        len(greedy),
+        len(sampled),
+        len(samples) - len(greedy) - len(sampled),
+    )
 
 
 def replay(drafter: Drafter, samples: Sequence[Sample], block: int) -> list[Score]:

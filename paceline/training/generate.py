@@ -50,11 +50,13 @@ class Sample:
     """[output, k] likeliest tokens at each output position, int32."""
     top_logprobs: torch.Tensor | None = None
     """[output, k] at temperature 1, bfloat16."""
+    law: SamplingParams | None = None
+    """Of a text that was served, which may have any; None of those that were made for training."""
 
     @property
     def sampling(self) -> SamplingParams:
         """The law that made it."""
-        return sampling(self.temperature, self.seed)
+        return self.law or sampling(self.temperature, self.seed)
 
 
 def sampling(temperature: float, seed: int) -> SamplingParams:

@@ -1,7 +1,7 @@
 """Texts that were served as training data: logged tokens run through the target again, for what it thought of them.
 
-Only texts that the log has from their beginning on: of others the target saw more than can be shown to it again. How
-they were drawn is not logged, so that they count as greedy.
+Only texts of this target that the log has from their beginning on: of others the target saw more than can be shown to
+it again. Records of version 1 don't say whose they are, and are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from pathlib import Path
 import torch
 
 from paceline.core.errors import InvalidRequest
+from paceline.core.laws import law_to_values
+from paceline.core.types import SamplingParams
+from paceline.models.loading import LoadedModel
 from paceline.models.runner import Feed, ModelRunner
+from paceline.sampling.processors import validate
 from paceline.training.distil import HISTORY, NUM_TOP, Made
 from paceline.training.generate import Sample, top_tokens
 from paceline.training.shards import ShardWriter
@@ -27,24 +31,44 @@ PIECE = 256
 SESSION = "recalled"
 
 
-def logged_texts(log: Path, runner: ModelRunner) -> list[LoggedText]:
-    """Those that can be learned from, cut to the target's context.
+def logged_texts(log: Path, target: LoadedModel, tell: Callable[[str], None]) -> list[LoggedText]:
+    """Those that can be learned from, cut to the target's context; ``tell`` hears of others.
 
-    Raises ``NotFound`` and ``InvalidRequest``, also for a log of a target with more tokens.
+    Raises ``NotFound`` and ``InvalidRequest``, also for a log of another target.
     """
+    logged = merge(read_verdicts(log))
+    known = [text for text in logged if text.origin is not None and text.origin.target]
+    if len(known) < len(logged):
+        tell(f"{len(logged) - len(known)} of {len(logged)} texts of the log don't say whose they are, and are left out")
+    if not known:
+        raise InvalidRequest(
+            f"from-log: no text in {log} says which target it is of: an earlier version logged them. Delete them and "
+            "log new ones."
+        )
     texts = []
-    for text in merge(read_verdicts(log)):
-        tokens = text.tokens[: runner.loaded.max_context]
-        odd = next((token for token in tokens if token >= runner.loaded.vocab_size), None)
-        if odd is not None:
-            raise InvalidRequest(
-                f"from-log: token {odd} of session {text.session} is outside the target's vocabulary of "
-                f"{runner.loaded.vocab_size}; give the --target that the log is of."
-            )
-        cut = dataclasses.replace(text, tokens=tokens)
-        if text.start == 0 and 0 < cut.num_prompt <= len(tokens) - SHORTEST_OUTPUT:
+    for text in known:
+        _check(text, target)
+        cut = dataclasses.replace(text, tokens=text.tokens[: target.max_context])
+        if text.start == 0 and 0 < cut.num_prompt <= len(cut.tokens) - SHORTEST_OUTPUT:
             texts.append(cut)
     return texts
+
+
+def _check(text: LoggedText, target: LoadedModel) -> None:
+    """Raise ``InvalidRequest`` for a text that this target has not made."""
+    assert text.origin is not None  # noqa: S101 - invariant: the caller has looked
+    if text.origin.target != target.digest:
+        raise InvalidRequest(
+            f"from-log: session {text.session} is of target {text.origin.target[:12]}, not of {target.name} "
+            f"({target.digest[:12]}); give the --target that the log is of, or a log of this one."
+        )
+    odd = next((token for token in text.tokens if token >= target.vocab_size), None)
+    if odd is not None:
+        raise InvalidRequest(
+            f"from-log: token {odd} of session {text.session} is outside the target's vocabulary of "
+            f"{target.vocab_size}; the log is damaged, delete it."
+        )
+    validate(text.origin.sampling, target.vocab_size)
 
 
 def recall_all(
@@ -82,10 +106,16 @@ def recall(runner: ModelRunner, text: LoggedText, taps: tuple[int, ...]) -> Samp
     finally:
         runner.close(SESSION)
     ids, logprobs = (torch.cat(column) for column in zip(*tops, strict=True))
-    return Sample(text.tokens, prompt, first, 0.0, 0, torch.cat(features), ids, logprobs)
+    law = text.origin.sampling if text.origin is not None else SamplingParams()
+    made = Sample(text.tokens, prompt, first, law.temperature, 0, torch.cat(features), ids, logprobs)
+    return dataclasses.replace(made, law=law if law.temperature else None)
 
 
 def digest_of(texts: Sequence[LoggedText]) -> str:
-    """Of the tokens: tells whether data were made from these texts."""
-    content = json.dumps([(text.prompt_length, text.tokens) for text in texts])
+    """Of tokens and laws: tells whether data were made from these texts."""
+    content = json.dumps([(text.prompt_length, text.tokens, _law_of(text)) for text in texts])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _law_of(text: LoggedText) -> object:
+    return None if text.origin is None else law_to_values(text.origin.sampling)

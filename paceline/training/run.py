@@ -106,7 +106,7 @@ def _recall(plan: Plan, log: Path, loaded: LoadedModel, listener: Listener) -> d
     taps = default_taps(loaded.model.config.get_text_config().num_hidden_layers)
     target = loaded.digest
     runner = ModelRunner(loaded, 1)
-    texts = logged_texts(log, runner)
+    texts = logged_texts(log, runner.loaded, listener.stage)
     sources, digest = {"verdict log": len(texts)}, digest_of(texts)
     if known == f"{target} {digest}":
         return sources

@@ -6,6 +6,7 @@ A shard is one safetensors file that appears whole or not at all; how many sampl
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,11 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from paceline.core.errors import InvalidRequest, ResourceExhausted
-from paceline.core.types import Tokens
+from paceline.core.laws import law_from_values, law_to_values
+from paceline.core.types import SamplingParams, Tokens
 from paceline.training.generate import Sample
 
 SAMPLES = 256
 """Per shard."""
+LAWS = "laws"
+"""The entry of a shard's metadata with the laws of texts that were served."""
 _PER_SAMPLE = ("lengths", "prompt_lengths", "features_start", "temperatures", "seeds")
 
 
@@ -45,7 +49,7 @@ class ShardWriter:
         target = self._directory / f"{self._index:05d}.safetensors"
         part = target.with_suffix(".part")
         try:
-            save_file(_join(self._waiting), part)
+            save_file(_join(self._waiting), part, _laws_to_metadata([one for _, one in self._waiting]))
             os.replace(part, target)
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
@@ -95,7 +99,8 @@ def read_shard(file: Path) -> Iterator[Sample]:
     """The samples of one file. Raises ``InvalidRequest`` when it is damaged."""
     columns = _columns(file, (*_PER_SAMPLE, "tokens"), ("features", "top_ids", "top_logprobs"))
     token = feature = output = 0
-    for length, prompt_length, start, temperature, seed in _each(columns):
+    laws = _laws(file, len(columns["lengths"]))
+    for law, (length, prompt_length, start, temperature, seed) in zip(laws, _each(columns), strict=True):
         rows, made = length - 1 - start, length - prompt_length
         yield Sample(
             tuple(columns["tokens"][token : token + length].tolist()),
@@ -106,8 +111,23 @@ def read_shard(file: Path) -> Iterator[Sample]:
             columns["features"][feature : feature + rows] if "features" in columns else None,
             columns["top_ids"][output : output + made] if "top_ids" in columns else None,
             columns["top_logprobs"][output : output + made] if "top_logprobs" in columns else None,
+            law,
         )
         token, feature, output = token + length, feature + rows, output + made
+
+
+def _laws_to_metadata(samples: Sequence[Sample]) -> dict[str, str] | None:
+    """Of samples that have one of their own."""
+    laws = [None if one.law is None else law_to_values(one.law) for one in samples]
+    return {LAWS: json.dumps(laws)} if any(law is not None for law in laws) else None
+
+
+def _laws(file: Path, count: int) -> list[SamplingParams | None]:
+    with safe_open(file, "pt") as shard:
+        text = (shard.metadata() or {}).get(LAWS)
+    if text is None:
+        return [None] * count
+    return [None if law is None else law_from_values(law) for law in json.loads(text)]
 
 
 def _columns(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, torch.Tensor]:

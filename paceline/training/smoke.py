@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from paceline.drafters.ngram import NgramDrafter
 from paceline.training.distil import DistilOptions
-from paceline.training.evaluate import TOGETHER, Score, replay
+from paceline.training.evaluate import TOGETHER, Score, judge
 from paceline.training.loop import Schedule
 from paceline.training.run import Listener, Plan, run
 from paceline.training.subject import Trained, TrainOptions, read_samples
@@ -92,7 +92,7 @@ def smoke(kind: str, directory: Path, options: SmokeOptions, command: str, liste
     prompts.write_text("".join(f"{line}\n" for line in _prompt_lines(language, options)), "utf-8")
     trained = run(plan(kind, directory, prompts, options, command), listener)
     _, held = read_samples(directory / "data")
-    return SmokeResult(trained, sum(replay(NgramDrafter(TOGETHER), held, options.block), Score()))
+    return SmokeResult(trained, judge(NgramDrafter(TOGETHER), held, options.block).total)
 
 
 def plan(kind: str, directory: Path, prompts: Path, options: SmokeOptions, command: str) -> Plan:

@@ -12,7 +12,7 @@ from paceline.core.errors import InvalidRequest
 from paceline.drafters.description import Description, TargetIdentity
 from paceline.models.loading import LoadedModel
 from paceline.training.batches import Vocabulary, likeliest
-from paceline.training.evaluate import Score
+from paceline.training.evaluate import Judged, Score
 from paceline.training.generate import Sample
 from paceline.training.loop import Schedule
 from paceline.training.losses import LossWeights
@@ -59,8 +59,13 @@ class Trained:
     num_parameters: int
     coverage: float
     """Share of the target's output that the trimmed vocabulary can say."""
-    held_out: Score
+    judged: Judged
     """Real speculative decoding on held-out texts."""
+
+    @property
+    def held_out(self) -> Score:
+        """On all of them that were judged."""
+        return self.judged.total
 
 
 def default_taps(num_layers: int) -> tuple[int, ...]:

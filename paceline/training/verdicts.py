@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paceline.core.errors import InvalidRequest, NotFound
 from paceline.core.types import Tokens
-from paceline.core.verdicts import Verdict, verdict_from_line
+from paceline.core.verdicts import Origin, Verdict, verdict_from_line
 from paceline.telemetry.verdicts import log_files
 
 
@@ -22,6 +22,8 @@ class LoggedText:
     tokens: Tokens
     prompt_length: int
     """Positions below this are prompt."""
+    origin: Origin | None = None
+    """None of records that don't say."""
 
     @property
     def num_prompt(self) -> int:
@@ -62,8 +64,9 @@ def merge(verdicts: Iterable[Verdict]) -> list[LoggedText]:
         if not own or own[-1].end != verdict.start:
             own.append(_Piece(verdict.start - len(verdict.tail), list(verdict.tail), verdict.prompt_length))
         own[-1].tokens += verdict.tokens
+        own[-1].origin = own[-1].origin or verdict.origin
     return [
-        LoggedText(session, piece.start, tuple(piece.tokens), piece.prompt_length)
+        LoggedText(session, piece.start, tuple(piece.tokens), piece.prompt_length, piece.origin)
         for session, own in pieces.items()
         for piece in own
     ]
@@ -74,6 +77,7 @@ class _Piece:
     start: int
     tokens: list[int]
     prompt_length: int
+    origin: Origin | None = None
 
     @property
     def end(self) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paceline.core.types import Tokens
-from paceline.core.verdicts import Verdict, verdict_to_line
+from paceline.core.types import SamplingParams, Tokens
+from paceline.core.verdicts import Origin, Verdict, verdict_to_line
 
 
 def write_log(directory: Path, *verdicts: Verdict) -> Path:
@@ -16,6 +16,9 @@ def write_log(directory: Path, *verdicts: Verdict) -> Path:
     return directory
 
 
-def verdict(session: str, prompt: Tokens, tokens: Tokens) -> Verdict:
-    """A whole text in one record."""
-    return Verdict(session, len(prompt), len(prompt), tokens, tail=prompt)
+def verdict(
+    session: str, prompt: Tokens, tokens: Tokens, target: str, sampling: SamplingParams | None = None
+) -> Verdict:
+    """A whole text of a target in one record; greedy without a law."""
+    origin = Origin(target, sampling or SamplingParams())
+    return Verdict(session, len(prompt), len(prompt), tokens, tail=prompt, origin=origin)

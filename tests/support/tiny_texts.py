@@ -41,7 +41,7 @@ def make_sample(
 def are_equal(one: Sample, other: Sample) -> bool:
     """In every field; tensors by their bits and types."""
     tensors = ("features", "top_ids", "top_logprobs")
-    plain = ("tokens", "prompt_length", "features_start", "temperature", "seed")
+    plain = ("tokens", "prompt_length", "features_start", "temperature", "seed", "law")
     return all(getattr(one, name) == getattr(other, name) for name in plain) and all(
         _is_same(getattr(one, name), getattr(other, name)) for name in tensors
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,9 +59,11 @@ def test_every_kind_has_a_trainer() -> None:
 def test_the_result_is_told_in_words(tmp_path: Path, target: Path, prompts: Path) -> None:
     result = call("mtp", "--target", target, "--prompts", prompts, "--out", tmp_path / "out", *OPTIONS)
     assert result.exit_code == 0, result.stderr
-    size, tau = result.stdout.splitlines()
+    size, tau, *kinds = result.stdout.splitlines()
     assert size == f"{tmp_path / 'out'}: 0.1 M parameters"
     assert tau.startswith("held-out texts, real speculative decoding: 1.")
+    counts = [re.fullmatch(r"  (?:greedy|sampled): 1\.\d\d on (\d) texts", line) for line in kinds]
+    assert sum(int(count[1]) for count in counts if count is not None) == 4
     for line in (
         "reading the target",
         "the target answers 12 prompts",
@@ -79,7 +82,10 @@ def test_the_result_is_one_line_of_json(tmp_path: Path, target: Path, prompts: P
     result = call("mtp", *words, *OPTIONS, "--json")
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
-    assert set(told) == {"directory", "parameters", "coverage", "tau", "drafted", "accepted"}
+    assert set(told) == {
+        *("directory", "parameters", "coverage", "drafted", "accepted"),
+        *("tau", "tau_greedy", "tau_sampled", "texts"),
+    }
     assert told["directory"] == str(tmp_path / "out")
     assert 0.0 < told["coverage"] <= 1.0
     assert told["tau"] >= 1.0

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from paceline.cli.app import app
 from paceline.training import run as run_module
-from paceline.training.evaluate import Score
+from paceline.training.evaluate import Judged
 from paceline.training.run import Plan
 from paceline.training.subject import Trained
 
@@ -19,7 +19,7 @@ def planned(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Plan:
 
     def run(plan: Plan, _: object) -> Trained:
         plans.append(plan)
-        return Trained(plan.out, 1, 1.0, Score())
+        return Trained(plan.out, 1, 1.0, Judged())
 
     monkeypatch.setattr(run_module, "run", run)
     assert CliRunner().invoke(app, ["train", *arguments]).exit_code == 0

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from paceline.cli.app import app
 from paceline.core.errors import ResourceExhausted
 from paceline.training import smoke as smoke_module
-from paceline.training.evaluate import Score
+from paceline.training.evaluate import Judged, Score
 from paceline.training.smoke import SmokeOptions, SmokeResult
 from paceline.training.subject import Trained
 
@@ -26,7 +26,7 @@ def _trial(learned: int, lookup: int, asked: list[Any] | None = None) -> Trial:
     def smoke(kind: str, directory: Path, options: SmokeOptions, *_: Any) -> SmokeResult:
         if asked is not None:
             asked.extend([kind, options, directory.is_dir()])
-        return SmokeResult(Trained(directory, 1, 1.0, Score(100, learned)), Score(100, lookup))
+        return SmokeResult(Trained(directory, 1, 1.0, Judged(Score(100, learned))), Score(100, lookup))
 
     return smoke
 

@@ -12,8 +12,8 @@ from coordinator.requests import Admitted, admit
 from coordinator.verdicts import SessionVerdicts
 from paceline.config.settings import CoordinatorSettings, DrafterSettings
 from paceline.core.requests import GenerateRequest
-from paceline.core.types import Commit, Draft, Tokens, VerifierInfo
-from paceline.core.verdicts import Verdict
+from paceline.core.types import Commit, Draft, Profile, SamplingParams, Tokens, VerifierInfo
+from paceline.core.verdicts import Origin, Verdict
 from paceline.telemetry.verdicts import log_files
 from paceline.testing.reference import SYNTHETIC, reference
 from paceline.testing.system import drafter, local_system
@@ -23,6 +23,7 @@ PROMPT = (1, 2, 3)
 REQUEST = GenerateRequest(PROMPT, max_tokens=40, seed=7, allow_learning=True)
 WHOLE = (*PROMPT, *reference(PROMPT, 40))
 INFO = VerifierInfo("v", "m", "", "n", 64, 100, 4)
+ORIGIN = Origin("m", SamplingParams(seed=7))
 
 
 # --- through a whole system ------------------------------------------------------------------------------------------
@@ -41,8 +42,21 @@ async def logged(directory: Path, request: GenerateRequest = REQUEST, agreement:
 async def test_the_records_of_a_request_are_its_whole_text(tmp_path: Path) -> None:
     kept = await logged(tmp_path)
     (text,) = merge(kept)
-    assert text == LoggedText(text.session, 0, WHOLE, 3)
+    assert text.origin is not None
+    assert text == LoggedText(text.session, 0, WHOLE, 3, text.origin)
     assert [one.tail for one in kept] == [PROMPT] + [()] * (len(kept) - 1)
+
+
+@pytest.mark.looptime
+async def test_the_first_record_says_which_target_it_is_of_and_by_which_law_and_profile(tmp_path: Path) -> None:
+    law = SamplingParams(temperature=0.8, top_p=0.9, seed=7)
+    settings = CoordinatorSettings(verdict_log=str(tmp_path))
+    async with local_system(settings=settings) as system:
+        await system.complete(replace(REQUEST, sampling=law, profile=Profile.CODE))
+        (target,) = [one.info for one in system.coordinator.describe().verifiers]
+    kept = list(read_verdicts(tmp_path))
+    assert isinstance(target, VerifierInfo)
+    assert [one.origin for one in kept] == [Origin(target.model_digest, law, Profile.CODE)] + [None] * (len(kept) - 1)
 
 
 @pytest.mark.looptime
@@ -111,7 +125,8 @@ def test_what_was_dropped_leaves_no_gap_since_the_context_is_given_again() -> No
     sink = Sink(accepts=lambda number: number not in (2, 3))
     commits(SessionVerdicts(sink, admitted()), (4,), (5, 6), (7,), (8,), (9,))
     assert [one.tail for one in sink.kept] == [PROMPT, (1, 2, 3, 4, 5, 6, 7), ()]
-    assert merge(sink.kept)[-1] == LoggedText("s", 0, (1, 2, 3, 4, 5, 6, 7, 8, 9), 3)
+    assert merge(sink.kept)[-1] == LoggedText("s", 0, (1, 2, 3, 4, 5, 6, 7, 8, 9), 3, ORIGIN)
+    assert [one.origin for one in sink.kept] == [ORIGIN, ORIGIN, None]
 
 
 def test_in_a_new_file_the_context_is_given_again() -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from paceline.core.errors import InvalidRequest
+from paceline.core.types import SamplingParams
 from paceline.core.verdicts import Verdict
 from paceline.drafters.trained import TOKEN_IDS, read_trained
+from paceline.models.loading import model_digest
 from paceline.training.distil import DistilOptions
 from paceline.training.loop import Schedule
 from paceline.training.run import Listener, Plan, run
@@ -34,15 +36,18 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paceline.training.medusa.INNER", 32)
 
 
-def verdicts(count: int) -> list[Verdict]:
+def verdicts(target: Path, count: int) -> list[Verdict]:
+    """Of that target; every second text is warm."""
     texts = [tuple(random_tokens(20 + seed % 5, seed=seed)) for seed in range(count)]
-    return [verdict(str(index), text[:8], text[8:]) for index, text in enumerate(texts)]
+    laws = [SamplingParams(), SamplingParams(temperature=0.9, top_p=0.8, seed=3)]
+    digest = model_digest(target)
+    return [verdict(str(index), text[:8], text[8:], digest, laws[index % 2]) for index, text in enumerate(texts)]
 
 
 def go(directory: Path, target: Path, kind: str = "mtp", **changes: object) -> tuple[Trained, list[str]]:
     """From a log of 12 texts, unless changes say otherwise; and the stages."""
     if not (directory / "log").exists():
-        write_log(directory / "log", *verdicts(12))
+        write_log(directory / "log", *verdicts(target, 12))
     data, stages = directory / "data", []
     plan = Plan(kind, str(target), (), directory / "out", data, DistilOptions(), OPTIONS, "train", directory / "log")
     plan = dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
@@ -57,11 +62,30 @@ def test_a_drafter_is_trained_from_a_log_and_says_so(tmp_path: Path, target: Pat
     assert about.training["prompts"] == {"verdict log": 12}
 
 
+def test_held_out_texts_are_judged_by_the_law_that_they_were_served_by(tmp_path: Path, target: Path) -> None:
+    trained, _ = go(tmp_path, target)
+    _, held = read_samples(tmp_path / "data")
+    laws = [one.sampling for one in held]
+    assert {law.top_p for law in laws if law.temperature} == {0.8}
+    assert (trained.judged.num_greedy, trained.judged.num_sampled) == (
+        sum(not law.temperature for law in laws),
+        sum(law.temperature > 0 for law in laws),
+    )
+    assert trained.judged.num_sampled > 0
+
+
+def test_a_log_of_another_target_is_refused(tmp_path: Path, target: Path) -> None:
+    go(tmp_path, target)
+    other = write_model(tmp_path / "other", num_hidden_layers=3, seed=1)
+    with pytest.raises(InvalidRequest, match="give the --target that the log is of"):
+        go(tmp_path, other, data=tmp_path / "next.data", out=tmp_path / "next")
+
+
 def test_texts_are_read_again_only_when_the_log_has_changed(tmp_path: Path, target: Path) -> None:
     go(tmp_path, target)
     _, same = go(tmp_path, target)
     assert not any("log" in stage for stage in same)
-    write_log(tmp_path / "log", *verdicts(16))
+    write_log(tmp_path / "log", *verdicts(target, 16))
     _, grown = go(tmp_path, target)
     assert grown[1] == "the target reads 16 texts of the log again"
     assert sum(map(len, read_samples(tmp_path / "data"))) == 16
@@ -107,8 +131,9 @@ def test_an_export_for_another_target_is_refused(kind: str, tmp_path: Path, targ
     go(tmp_path, target, kind)
     other = write_model(tmp_path / "other", num_hidden_layers=3, seed=1)
     options = dataclasses.replace(OPTIONS, init=tmp_path / "out")
+    theirs = write_log(tmp_path / "their log", *verdicts(other, 12))
     with pytest.raises(InvalidRequest, match=r"init: .* was trained for another target, target"):
-        go(tmp_path, other, kind, out=tmp_path / "next", data=tmp_path / "next.data", train=options)
+        go(tmp_path, other, kind, log=theirs, out=tmp_path / "next", data=tmp_path / "next.data", train=options)
 
 
 def test_an_export_of_another_kind_is_refused(tmp_path: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
-from paceline.training.evaluate import TOGETHER, Score, replay
+from paceline.training.evaluate import TOGETHER, Judged, Score, judge, replay
 from paceline.training.generate import Sample, sampling
 from tests.support.tiny_texts import make_sample
 
@@ -149,3 +150,27 @@ def test_a_text_of_one_output_token_has_no_steps() -> None:
 def test_scores_add_up() -> None:
     assert Score(5, 2, 4, 3) + Score(1, 1, 0, 0) == Score(6, 3, 4, 3)
     assert (Score(5, 2, 4, 3) + Score(1, 1, 0, 0)).tau == 2.0
+
+
+def test_greedy_and_sampled_texts_are_judged_apart_and_what_can_not_be_replayed_is_left_out() -> None:
+    greedy = make_sample(20, 6, seed=1)
+    served = dataclasses.replace(make_sample(30, 6, seed=2, temperature=0.8), law=sampling(0.8, 2))
+    foreign = make_sample(40, 6, seed=3, temperature=0.8)
+    judged = judge(_Recorder([greedy, served, foreign], everything), [greedy, served, foreign], BLOCK)
+    assert judged == Judged(
+        replay(_Recorder([greedy], everything), [greedy], BLOCK)[0],
+        replay(_Recorder([served], everything), [served], BLOCK)[0],
+        num_greedy=1,
+        num_sampled=1,
+        num_left_out=1,
+    )
+    assert judged.total.num_tokens == 13 + 23
+
+
+def test_figures_of_kinds_that_were_not_judged_are_none() -> None:
+    assert Judged(Score(10, 4), num_greedy=1).figures("held_out_") == {
+        "held_out_tau": 2.5,
+        "held_out_tau_greedy": 2.5,
+        "held_out_tau_sampled": None,
+        "held_out_texts": {"greedy": 1, "sampled": 0, "left_out": 0},
+    }

@@ -98,7 +98,13 @@ def test_an_export_says_whom_it_fits_and_how_it_came_about(tmp_path: Path, targe
     assert about.training is not None
     assert (about.training["command"], about.training["prompts"]) == ("paceline train mtp", {"made up": 16})
     assert about.training["coverage"] == round(trained.coverage, 4)
+    judged = trained.judged
     assert about.training["held_out_tau"] == round(trained.held_out.tau, 3)
+    assert about.training["held_out_tau_greedy"] == round(judged.greedy.tau, 3)
+    assert about.training["held_out_tau_sampled"] == (round(judged.sampled.tau, 3) if judged.num_sampled else None)
+    assert about.training["held_out_texts"] == {
+        "greedy": judged.num_greedy, "sampled": judged.num_sampled, "left_out": 0
+    }  # fmt: skip
 
 
 def test_the_figures_are_those_of_the_exported_drafter(tmp_path: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from paceline.core.errors import InvalidRequest, ResourceExhausted
+from paceline.core.types import SamplingParams
 from paceline.training.generate import Sample
 from paceline.training.shards import ShardWriter, done_prompts, read_shard, shard_files
 from tests.support.full_disk import full_disk
@@ -44,6 +45,13 @@ def test_every_field_comes_back(tmp_path: Path) -> None:
     found = read(tmp_path / "data")
     assert len(found) == len(SAMPLES)
     assert all(are_equal(one, other) for one, other in zip(found, SAMPLES, strict=True))
+
+
+def test_a_text_that_was_served_keeps_its_law(tmp_path: Path) -> None:
+    law = SamplingParams(temperature=0.8, top_k=5, banned_tokens=(3,), seed=2**64 - 1)
+    served = [dataclasses.replace(SAMPLES[1], law=law, seed=0), SAMPLES[0]]
+    write(tmp_path, served)
+    assert all(are_equal(one, other) for one, other in zip(read(tmp_path), served, strict=True))
 
 
 @pytest.mark.parametrize(

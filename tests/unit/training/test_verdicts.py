@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.core.errors import InvalidRequest, NotFound
-from paceline.core.verdicts import Verdict, verdict_to_line
+from paceline.core.types import SamplingParams
+from paceline.core.verdicts import Origin, Verdict, verdict_to_line
 from paceline.training.verdicts import LoggedText, merge, read_verdicts
 
 FIRST = Verdict("a", 3, 3, (13, 14), tail=(10, 11, 12))
@@ -61,6 +63,13 @@ def test_records_of_a_session_make_one_text_that_knows_its_prompt() -> None:
 def test_context_that_comes_again_in_a_new_file_is_not_doubled() -> None:
     again = Verdict("a", 5, 3, (15,), tail=(10, 11, 12, 13, 14))
     assert merge([FIRST, again]) == merge([FIRST, SECOND])
+
+
+def test_a_text_has_the_origin_of_its_first_record_and_a_piece_after_a_gap_its_own() -> None:
+    origin = Origin("target", SamplingParams(temperature=0.8, seed=7))
+    first, lost = replace(FIRST, origin=origin), Verdict("a", 9, 3, (19,), tail=(17, 18))
+    assert [one.origin for one in merge([first, SECOND, lost])] == [origin, None]
+    assert [one.origin for one in merge([FIRST, replace(SECOND, origin=origin)])] == [origin]
 
 
 def test_a_gap_begins_a_new_text_with_what_is_known_there() -> None:
