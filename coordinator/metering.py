@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paceline.core.requests import SpeculativeMetrics
-from paceline.core.types import Commit
+from paceline.core.types import Commit, KvFrame
 
 
 class SpeculativeMeter:
@@ -15,6 +15,10 @@ class SpeculativeMeter:
         self._num_steps = 0
         self._num_draft_tokens = 0
         self._num_feature_bytes = 0
+
+    def frame(self, frame: KvFrame) -> None:
+        """Keys and values that went to the drafter."""
+        self._num_feature_bytes += len(frame.rows.bf16)
 
     def step(self, commit: Commit) -> None:
         """A verifier step that committed tokens."""

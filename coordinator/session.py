@@ -33,6 +33,7 @@ from paceline.core.types import (
     DrafterEvent,
     DrafterInfo,
     FinishReason,
+    KvFrame,
     SessionSpec,
     Tap,
     TraceContext,
@@ -197,7 +198,7 @@ class Session:
     def _ask_for_features(self, drafter_is_new: bool) -> None:
         """Behind the opening at once, so that the first step gives them; a new drafter gets what is still there."""
         tap = tap_for(self._admitted.session, self._drafter.info, self._verifier.info)
-        if tap != self._tap or (drafter_is_new and tap.taps):
+        if tap != self._tap or (drafter_is_new and not tap.is_empty):
             self._tap = tap
             self._verifier.send(tap)
 
@@ -283,13 +284,16 @@ class Session:
         self._wake.set()
 
     def _on_verifier_event(self, event: VerifierEvent) -> None:
+        if isinstance(event, KvFrame) and self._tap.kv:
+            self._meter.frame(event)
+            self._drafter.send(event)
         if not isinstance(event, Commit) or self._finish is not None or self._cancel_reason:
             return
         position = len(self._admitted.prompt) + len(self._output)
         if event.start != position:
             self._on_misplaced(event, position)
             return
-        self._drafter.send(event if self._tap.taps else replace(event, features=None))
+        self._drafter.send(replace(event, features=None) if self._tap.is_empty else event)
         self._meter.step(event)
         self._verdicts.committed(event, self._output)
         piece = self._text.push(event.token_ids, event.finish)

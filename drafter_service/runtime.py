@@ -27,6 +27,7 @@ from paceline.core.types import (
     DraftJob,
     Drain,
     Guess,
+    KvFrame,
     Refused,
     SessionSpec,
 )
@@ -143,6 +144,8 @@ class DrafterRuntime:
             return  # it has just ended, or was never this peer's
         if isinstance(command, Commit):
             self._take_commit(seat, command)
+        elif isinstance(command, KvFrame):
+            self._take_kv(seat, command)
         elif isinstance(command, Credit):
             seat.state.grant(command)
         elif isinstance(command, Close):
@@ -183,6 +186,13 @@ class DrafterRuntime:
         self._metrics.commit(commit)
         try:
             seat.state.commit(commit)
+        except PacelineError as error:
+            self._refuse(seat, error)
+
+    def _take_kv(self, seat: _Seat, frame: KvFrame) -> None:
+        self._metrics.kv(frame)
+        try:
+            seat.state.add_kv(frame)
         except PacelineError as error:
             self._refuse(seat, error)
 

@@ -344,6 +344,7 @@ class VerifierRuntime:
             seat = self._seats[state.session]
             timings = StepTimings(started - seat.ready_since, result.forward_s, result.sample_s, started_ns)
             commit = state.apply(outcome, timings)
+            self._send_kv(seat)
             seat.ready_since = now
             fed = min(item.start + item.num_committed, state.spec.prompt_length) - item.start
             self._metrics.prefill_tokens.inc(max(0, fed))
@@ -360,6 +361,12 @@ class VerifierRuntime:
             self._expect_draft(state, now)
             if commit.finish is not None:
                 self._leave(seat)
+
+    def _send_kv(self, seat: _Seat) -> None:
+        """Before the commit: whoever drafts behind it finds them there. Long prompts are sent while they are read."""
+        for frame in seat.state.take_kv():
+            self._metrics.kv(frame)
+            seat.outbox.put(frame)
 
     def _is_here(self, state: VerifierSession) -> bool:
         """It may have left while the loop waited for somebody else, and its id may be open again."""

@@ -138,4 +138,4 @@ def _show(report: _Report) -> None:
     typer.echo(f"drafter: {name_all(report.drafters)}; {memory_of(report.drafters)}")
     for one in report.comparisons:
         if one.task == "all" and one.feature_bytes is not None:
-            typer.echo(f"{one.mode}: {one.feature_bytes:,.0f} bytes of hidden states per accepted draft token")
+            typer.echo(f"{one.mode}: {one.feature_bytes:,.0f} bytes from the target per accepted draft token")

@@ -155,7 +155,13 @@ def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
         f"resident={options.resident}",
         f"resident_model={options.resident_model}",
     )
-    drafter = (METRICS, f"drafter={options.drafter}", f"model={options.drafter_model}", *_drafter_vocabulary(options))
+    drafter = (
+        METRICS,
+        f"drafter={options.drafter}",
+        f"model={options.drafter_model}",
+        f"target={options.verifier_model if options.backend == 'torch' else ''}",
+        *_drafter_vocabulary(options),
+    )
     programs = [
         Program("verifier", f"verifier-{i}", "verifier_service", verifier + options.settings.get("verifier", ()))
         for i in range(options.num_verifiers)

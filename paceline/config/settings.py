@@ -88,11 +88,13 @@ class DrafterSettings:
     server: ServerSettings = field(default_factory=ServerSettings)
     drafter: str = "suffix"
     """suffix, ngram, model, mtp, medusa, random, synthetic, or mix of several: ``mix:suffix,ngram`` (or
-    ``mix:suffix+ngram``); gemma_assistant in a verifier's process only."""
+    ``mix:suffix+ngram``), or gemma_assistant."""
     parts: tuple[str, ...] = ("suffix", "ngram")
     """For ``mix`` without a colon: the drafters that it mixes; each reads its own settings from this table."""
     model: str = ""
     """For ``model``: as the verifier's; for ``mtp`` and ``medusa``: a directory that paceline train has made."""
+    target: str = ""
+    """For ``gemma_assistant`` outside the verifier: the target, as the verifier's ``model``; its embedding is read."""
     block: int = 0
     """For ``mtp`` and ``medusa``: tokens per call; 0 is what the drafter was trained for, which is also the most."""
     vocab_size: int = 32_000
@@ -104,7 +106,7 @@ class DrafterSettings:
     max_sessions: int = 64
     """Sessions at once."""
     max_context: int = 2048
-    """For ``model``: KV tokens per session."""
+    """For ``model`` and ``gemma_assistant``: KV tokens per session."""
     corpus: str = ""
     """For ``suffix``: text or JSONL file to learn from at start (needs ``model`` for its tokenizer)."""
     learn: bool = False

@@ -123,7 +123,7 @@ class SpeculativeMetrics:
     num_steps: int = 0
     """All verifier steps that committed tokens, with and without drafts."""
     num_feature_bytes: int = 0
-    """Of hidden states that the verifier sent for a drafter elsewhere; a resident one gets them without a message."""
+    """Of hidden states, keys and values that the verifier sent for a drafter elsewhere; a resident one reads them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,14 +179,49 @@ class FeatureFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class KvShape:
+    """Keys and values of one layer of the target: the last one of its kind that makes its own."""
+
+    kind: str
+    """What the layer attends to, in the words of the model's configuration, such as ``full_attention``."""
+    num_heads: int
+    head_size: int
+    history: int = 0
+    """Of a need: positions that are looked at, the latest ones; 0 is all."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one position in bfloat16: keys of all heads, then values."""
+        return 2 * self.num_heads * self.head_size * 2
+
+
+@dataclass(frozen=True, slots=True)
+class KvFrame:
+    """The target's keys and values at consecutive committed positions, for drafters that need them."""
+
+    session: str
+    kind: str
+    """As ``KvShape.kind``."""
+    rows: FeatureFrame
+    """[num_rows, keys and values * heads * head size]"""
+
+
+@dataclass(frozen=True, slots=True)
 class Tap:
-    """Asks a verifier for the hidden states of a session's committed positions, in its commits."""
+    """Asks a verifier for hidden states, keys and values of a session's committed positions; empty ends it."""
 
     session: str
     taps: tuple[int, ...] = ()
-    """As ``Needs.hidden_states``; empty ends it."""
+    """As ``Needs.hidden_states``: commits bring them."""
     history: int = 1
     """Rows that the first frame may go back, as far as the verifier still has them; at least one is sent."""
+    kv: tuple[KvShape, ...] = ()
+    """As ``Needs.kv``: frames of their own bring them, all there are first and then what is new."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is wanted."""
+        return not self.taps and not self.kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +277,9 @@ class Close:
 
 VerifierCommand = SessionSpec | Draft | Close | Credit | Tap
 """What a coordinator says to a verifier."""
-VerifierEvent = Commit | Credit | Refused | Drain
-"""What a verifier answers."""
-DrafterCommand = SessionSpec | Commit | Close | Credit
+VerifierEvent = Commit | KvFrame | Credit | Refused | Drain
+"""What a verifier answers. Frames come before the commit whose drafts they are for."""
+DrafterCommand = SessionSpec | Commit | KvFrame | Close | Credit
 """What a coordinator says to a drafter."""
 DrafterEvent = Draft | Refused | Drain
 """What a drafter answers."""
@@ -265,8 +300,8 @@ class Needs:
     """It guesses from token ids alone where the target gives no hidden states."""
     target_digest: str = ""
     """The only model that it was made for, as ``VerifierInfo.model_digest``; empty is any."""
-    kv: bool = False
-    """The target's keys and values (``core.ports.TargetState``): only in the verifier's process."""
+    kv: tuple[KvShape, ...] = ()
+    """The target's keys and values; in the verifier's process they are read in place (``core.ports.TargetState``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +347,17 @@ class VerifierInfo:
     """Width of its hidden states; 0: it gives none."""
     resident: DrafterInfo | None = None
     """The drafter in its process, if there is one and it was not switched off."""
+    kv: tuple[KvShape, ...] = ()
+    """Keys and values that it gives, one per kind of layer; none where it can't."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvWish:
+    """Keys and values of the committed positions from ``start`` on, as a step leaves them."""
+
+    kind: str
+    """As ``KvShape.kind``."""
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +386,8 @@ class StepItem:
     """False for a prefill chunk that ends before the last committed token: nothing is sampled."""
     taps: tuple[Tap, ...] = ()
     """Who wants hidden states of the rows that turn out to be committed, each its own layers and its own last rows."""
+    kv: tuple[KvWish, ...] = ()
+    """Keys and values wanted of what is cached once the step has ended."""
 
     @property
     def num_committed(self) -> int:
@@ -369,6 +417,8 @@ class StepOutcome:
     values of all accepted tokens are cached."""
     features: tuple[FeatureFrame, ...] = ()
     """One per tap of the item: committed rows and accepted drafts, never a rejected one."""
+    kv: tuple[KvFrame, ...] = ()
+    """What the item wished, in frames that fit a message, in order; of the same rows as ``features`` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +441,8 @@ class DraftJob:
     max_tokens: int
     features: tuple[FeatureFrame, ...] = ()
     """Frames that came since the session's last job, oldest first; positions below ``committed`` only."""
+    kv: tuple[KvFrame, ...] = ()
+    """The same for keys and values: at most one frame per kind; one that doesn't follow the last one begins anew."""
 
 
 @dataclass(frozen=True, slots=True)

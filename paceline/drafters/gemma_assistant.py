@@ -1,7 +1,8 @@
 """Hugging Face's Gemma 4 assistants: small networks that read the target's own keys, values and last hidden state.
 
-They have no cache and no prefill. Every guess looks at the target's committed positions from the place of the newest
-token; what came between is carried from token to token in one vector. So they live in the verifier's process.
+They have no prefill. Every guess looks at the target's committed positions from the place of the newest token; what
+came between is carried from token to token in one vector. In the verifier's process they read the target's own cache;
+elsewhere a copy of the two layers that they look at, which frames keep up to date. Either is a ``TargetView``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
 from paceline.core.ports import TargetState
 from paceline.core.types import DrafterInfo, DraftJob, FeatureFrame, Guess, Needs, SessionSpec
-from paceline.drafters.gemma_network import GemmaNetwork, Row, every_layer_shared
+from paceline.drafters.gemma_network import GemmaNetwork, Row, every_layer_shared, needed_kv
+from paceline.drafters.gemma_target import read_target
 from paceline.models.footprint import tensor_bytes
-from paceline.models.loading import load, prepare
+from paceline.models.loading import LoadedModel, choose_dtype, load, prepare
+from paceline.models.mirror import TargetMirror
 from paceline.models.rows import LAST
 from paceline.models.sampling import RowSampler
+from paceline.models.threads import use_threads
 from paceline.models.view import TargetView
 from paceline.sampling.processors import validate
 
@@ -63,13 +67,23 @@ class _Draft:
 
 
 class GemmaAssistantDrafter:
-    """``core.ports.Drafter`` in the process of its target; batched over sessions."""
+    """``core.ports.Drafter``; batched over sessions."""
 
     def __init__(
-        self, network: GemmaNetwork, target: TargetView, max_sessions: int, *, min_reach: float = MIN_REACH
+        self,
+        network: GemmaNetwork,
+        target: TargetView,
+        max_sessions: int,
+        *,
+        mirror: TargetMirror | None = None,
+        threads: int = 1,
+        min_reach: float = MIN_REACH,
     ) -> None:
+        """mirror: what ``target`` views, if it is a copy."""
         self._network = network
         self._target = target
+        self._mirror = mirror
+        self._threads = threads
         self._min_reach = min_reach
         self._sessions: dict[str, _Session] = {}
         self.info = DrafterInfo(
@@ -77,40 +91,68 @@ class GemmaAssistantDrafter:
             model_digest=network.digest,
             tokenizer_digest=target.tokenizer_digest,
             vocab_size=target.vocab_size,
-            needs=Needs(hidden_states=(LAST,), history=1, hidden_size=target.hidden_size, kv=True),
+            needs=Needs(
+                hidden_states=(LAST,),
+                history=1,
+                hidden_size=target.hidden_size,
+                target_digest=target.model_digest,
+                kv=network.needed_kv,
+            ),
             max_sessions=max_sessions,
-            weights_bytes=network.weights_bytes,
+            weights_bytes=network.weights_bytes + (0 if mirror is None else mirror.weights_bytes),
         )
 
     @classmethod
     def load(cls, settings: DrafterSettings, target: TargetState | None) -> GemmaAssistantDrafter:
-        """Raises ``InvalidRequest`` without a target's state and for an assistant that was made for another one."""
+        """Raises ``InvalidRequest`` without a target and for an assistant that was made for another one."""
         if not settings.model:
             raise InvalidRequest("model: gemma_assistant needs one; set it to the target's assistant.")
+        if target is None:
+            return cls._load_remote(settings)
         if not isinstance(target, TargetView):
             raise InvalidRequest(
-                "drafter: gemma_assistant reads its target's keys and values; run it in the verifier's process, with "
-                "the torch back end."
+                "drafter: gemma_assistant reads its target's keys and values, which only the torch back end shows."
             )
-        with every_layer_shared():
-            loaded = load(prepare(settings.model), target.dtype, max_context=target.max_context)
-        return cls(GemmaNetwork(loaded, target), target, settings.max_sessions)
+        loaded = _load_assistant(settings, target.dtype, target.max_context)
+        return cls(GemmaNetwork(loaded, target), target, settings.max_sessions, threads=settings.threads)
+
+    @classmethod
+    def _load_remote(cls, settings: DrafterSettings) -> GemmaAssistantDrafter:
+        if not settings.target:
+            raise InvalidRequest(
+                "target: gemma_assistant reads its target's embedding; set it to the verifier's model, or run the "
+                "assistant in the verifier's process."
+            )
+        dtype = choose_dtype(settings.dtype)
+        use_threads(settings.threads)
+        described, embed = read_target(settings.target, dtype, settings.max_context)
+        loaded = _load_assistant(settings, dtype, described.max_context)
+        shapes = needed_kv(loaded.model.config)
+        mirror = TargetMirror(described, embed, shapes, settings.max_sessions)
+        network, sessions = GemmaNetwork(loaded, mirror.view), settings.max_sessions
+        return cls(network, mirror.view, sessions, mirror=mirror, threads=settings.threads)
 
     def open(self, spec: SessionSpec) -> None:
-        """Its keys and values are the target's: nothing to prepare."""
+        """In the verifier's process keys and values are the target's: nothing to prepare."""
         validate(spec.sampling, self.info.vocab_size)
+        if self._mirror is not None:
+            self._mirror.open(spec.session)
         self._sessions[spec.session] = _Session(RowSampler(spec.sampling, spec.prompt_length))
 
     def close(self, session: str) -> None:
-        """Forget its last hidden state."""
+        """Forget its last hidden state, and the copy of its keys and values."""
         self._sessions.pop(session, None)
+        if self._mirror is not None:
+            self._mirror.close(session)
 
     def state_bytes(self) -> int:
-        """The newest hidden state per session: keys and values are the target's."""
-        return sum(tensor_bytes(one.hidden) for one in self._sessions.values())
+        """The newest hidden state per session, and the copy of keys and values if there is one."""
+        copied = 0 if self._mirror is None else self._mirror.state_bytes()
+        return copied + sum(tensor_bytes(one.hidden) for one in self._sessions.values())
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Token by token, all sessions in one pass each; empty where the target's state is of another position."""
+        use_threads(self._threads)
         drafts = {job.session: draft for job in jobs if (draft := self._begin(job)) is not None}
         while growing := [one for one in drafts.values() if self._is_growing(one)]:
             rows = [Row(one.job.session, one.job.committed - 1, one.next_token, one.state) for one in growing]
@@ -122,6 +164,9 @@ class GemmaAssistantDrafter:
         session = self._sessions[job.session]
         for frame in job.features:
             _remember(session, frame)
+        if self._mirror is not None:
+            for rows in job.kv:
+                self._mirror.add(rows)
         newest = job.committed - 1
         # The newest token has no keys, values or hidden state yet: its own step computes them.
         if session.hidden is None or session.position != newest - 1 or self._target.length(job.session) != newest:
@@ -147,6 +192,11 @@ class GemmaAssistantDrafter:
         if draft is None:
             return Guess(job.session, ())
         return Guess(job.session, tuple(draft.tokens), tuple(draft.confidences))
+
+
+def _load_assistant(settings: DrafterSettings, dtype: torch.dtype, max_context: int) -> LoadedModel:
+    with every_layer_shared():
+        return load(prepare(settings.model), dtype, max_context=max_context)
 
 
 def _remember(session: _Session, frame: FeatureFrame) -> None:

@@ -15,6 +15,7 @@ from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.gemma4_unified.configuration_gemma4_unified import Gemma4UnifiedTextConfig
 
 from paceline.core.errors import InvalidRequest
+from paceline.core.types import KvShape
 from paceline.models.footprint import weights_bytes
 from paceline.models.loading import LoadedModel
 from paceline.models.packed import pack
@@ -45,6 +46,7 @@ class GemmaNetwork:
         model = loaded.model
         self.name = loaded.name
         self.digest = loaded.digest
+        self.needed_kv = needed_kv(loaded.model.config)
         self._model = model
         self._target = target
         self._head = model.lm_head.weight.detach()
@@ -96,7 +98,7 @@ def _attention(
     scaled = (query[0].transpose(0, 1).float() * options["scaling"]).contiguous().numpy()
     out = torch.empty(num_rows, heads * d, dtype=query.dtype)
     window = options.get("sliding_window")
-    # The library counts the distance from the newest key, inclusively: one more than the window.
+    # The library counts the distance from the newest key, inclusively: one more than the window (see needed_kv).
     target.attend(module.layer_type, np.asarray(scaled, np.float32), sessions, window + 1 if window else 0, out)
     return out.view(1, num_rows, heads, d), None
 
@@ -153,6 +155,13 @@ def check_fit(loaded: LoadedModel, target: TargetView) -> None:
                 f"model: assistant {loaded.name} was made for {what} {wanted}, and {target.name} has {found}; use the "
                 "assistant of this target."
             )
+
+
+def needed_kv(config: Any) -> tuple[KvShape, ...]:  # noqa: ANN401
+    """Keys and values that an assistant of this configuration looks at."""
+    text = config.get_text_config()
+    windows = {"sliding_attention": text.sliding_window + 1}
+    return tuple(KvShape(kind, *_shape(text, kind), windows.get(kind, 0)) for kind in sorted(set(text.layer_types)))
 
 
 def _shape(text: Any, kind: str) -> tuple[int, int]:  # noqa: ANN401

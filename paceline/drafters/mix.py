@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from paceline.core.errors import InvalidRequest, PacelineError, ResourceExhausted
 from paceline.core.ports import Drafter
-from paceline.core.types import DrafterInfo, DraftJob, Guess, Needs, SessionSpec
+from paceline.core.types import DrafterInfo, DraftJob, Guess, KvShape, Needs, SessionSpec
 from paceline.drafters.seats import require_seat
 from paceline.speculation.merging import Merger, Opinion
 from paceline.speculation.trust import SessionTrust, SharedTrust
@@ -104,6 +104,8 @@ class MixDrafter:
         part = self._parts[number]
         if not part.info.needs.hidden_states:
             jobs = [replace(job, features=()) if job.features else job for job in jobs]
+        if not part.info.needs.kv:
+            jobs = [replace(job, kv=()) if job.kv else job for job in jobs]
         if not jobs:
             return ()
         try:
@@ -161,6 +163,7 @@ def _merged(infos: Sequence[DrafterInfo]) -> DrafterInfo:
 def _merged_needs(infos: Sequence[DrafterInfo]) -> Needs:
     """Hidden states of one part, or of several that tap the same layers: a frame carries one set of them."""
     tapping = [info for info in infos if info.needs.hidden_states]
+    needy = [info for info in infos if info.needs.hidden_states or info.needs.kv]
     if len({info.needs.hidden_states for info in tapping}) > 1:
         names = " and ".join(f"{info.name} {info.needs.hidden_states}" for info in tapping)
         raise InvalidRequest(f"drafter: {names} tap different layers, and one frame can't serve both; mix one of them.")
@@ -168,9 +171,18 @@ def _merged_needs(infos: Sequence[DrafterInfo]) -> Needs:
         tapping[0].needs if tapping else Needs(),
         history=max(info.needs.history for info in infos),
         same_tokenizer=any(info.needs.same_tokenizer for info in infos),
-        is_optional=bool(tapping) and all(info.needs.is_optional for info in tapping),
+        is_optional=bool(needy) and all(info.needs.is_optional for info in needy),
         target_digest=_only([info.needs.target_digest for info in infos]),
+        kv=_needed_kv(infos),
     )
+
+
+def _needed_kv(infos: Sequence[DrafterInfo]) -> tuple[KvShape, ...]:
+    """Of the parts that need any. Raises ``InvalidRequest`` when these look at different keys and values."""
+    needed = {info.needs.kv for info in infos if info.needs.kv}
+    if len(needed) > 1:
+        raise InvalidRequest("drafter: parts of this mix look at different keys and values; mix one of them.")
+    return next(iter(needed), ())
 
 
 def _only(digests: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ Who weighs a drafter's time against what it brings (``speculation.resident``) wo
 from __future__ import annotations
 
 from paceline.core.ports import Drafter
-from paceline.core.types import DraftJob, FeatureFrame, SamplingParams, SessionSpec, StopRules
+from paceline.core.types import DraftJob, FeatureFrame, KvFrame, SamplingParams, SessionSpec, StopRules
 
 SESSION = "warming up"
 LAWS = (SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95))
@@ -21,8 +21,8 @@ def warm_up(drafter: Drafter) -> None:
     for law in LAWS:
         drafter.open(SessionSpec(SESSION, context, LENGTH, law, StopRules(max_tokens=LENGTH)))
         try:
-            for features in ((), _frames(drafter)):
-                drafter.extend([DraftJob(SESSION, context, LENGTH, info.max_window, features)])
+            for features, kv in (((), ()), (_frames(drafter), _kv_frames(drafter))):
+                drafter.extend([DraftJob(SESSION, context, LENGTH, info.max_window, features, kv)])
         finally:
             drafter.close(SESSION)
 
@@ -31,3 +31,10 @@ def _frames(drafter: Drafter) -> tuple[FeatureFrame, ...]:
     needs = drafter.info.needs
     row = bytes(len(needs.hidden_states) * needs.hidden_size * BF16_BYTES)
     return (FeatureFrame(0, LENGTH - 1, row * (LENGTH - 1)),) if row else ()
+
+
+def _kv_frames(drafter: Drafter) -> tuple[KvFrame, ...]:
+    return tuple(
+        KvFrame(SESSION, shape.kind, FeatureFrame(0, LENGTH - 1, bytes(shape.row_bytes) * (LENGTH - 1)))
+        for shape in drafter.info.needs.kv
+    )

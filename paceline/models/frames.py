@@ -1,4 +1,4 @@
-"""Hidden states of a step as the frames that drafters get: chosen columns, committed rows, bfloat16."""
+"""What a step leaves for drafters, in frames: hidden states, keys and values; committed rows, bfloat16."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from paceline.core.types import FeatureFrame, StepItem
+from paceline.core.types import FeatureFrame, KvFrame, StepItem
+from paceline.models.view import TargetView
+from paceline.speculation.features import BF16_BYTES, MAX_FRAME_BYTES
 
 
 def union_of_taps(items: Iterable[StepItem]) -> tuple[int, ...]:
@@ -29,8 +31,26 @@ def make_frames(
     for wish in item.taps:
         keep = min(max(wish.history, 1), len(rows))
         kept = torch.cat([by_tap[tap][len(rows) - keep :] for tap in wish.taps], 1).to(torch.bfloat16)
-        frames.append(FeatureFrame(end - keep, keep, kept.view(torch.uint8).numpy().tobytes()))
+        frames.append(FeatureFrame(end - keep, keep, _bytes_of(kept)))
     return tuple(frames)
+
+
+def make_kv_frames(item: StepItem, view: TargetView) -> tuple[KvFrame, ...]:
+    """What the item wishes of what is cached now, once its rejected drafts are cut off; each fits a message."""
+    end = view.length(item.session)
+    frames = []
+    for wish in item.kv:
+        rows = view.rows(wish.kind, item.session, min(wish.start, end), end)
+        pieces = rows.split(max(1, MAX_FRAME_BYTES // (rows.shape[1] * BF16_BYTES)))
+        start = wish.start
+        for piece in pieces if len(rows) else ():
+            frames.append(KvFrame(item.session, wish.kind, FeatureFrame(start, len(piece), _bytes_of(piece))))
+            start += len(piece)
+    return tuple(frames)
+
+
+def _bytes_of(rows: torch.Tensor) -> bytes:
+    return rows.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def rows_of(frame: FeatureFrame) -> torch.Tensor:

@@ -9,12 +9,12 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from paceline.core.errors import InvalidRequest, NotFound, Unsupported
@@ -105,18 +105,33 @@ def _first_line(error: Exception) -> str:
 def load(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedModel:
     """Read a prepared directory. Raises ``NotFound``, ``InvalidRequest``, ``Unsupported``."""
     _check(directory)
+    model = _read_model(directory, dtype)
+    described = _described(directory, model.config, dtype, max_context)
+    return replace(described, model=model, vocab_size=model.get_output_embeddings().weight.shape[0])
+
+
+def describe(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedModel:
+    """All of it but the model, for whoever reads only a few of its weights. Raises as ``load``."""
+    _check(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # readers of broken files raise whatever they meet
+        raise InvalidRequest(f"model: {directory} can't be loaded: {_first_line(error)}") from error
+    return _described(directory, config, dtype, max_context)
+
+
+def _described(directory: Path, of_model: Any, dtype: torch.dtype, max_context: int) -> LoadedModel:  # noqa: ANN401
     generation = directory / "generation_config.json"
     stop_ids = _read_json(generation).get("eos_token_id") if generation.is_file() else None
-    model = _read_model(directory, dtype)
-    config = model.config.get_text_config()
+    config = of_model.get_text_config()
     has_tokenizer = (directory / "tokenizer.json").is_file()
     return LoadedModel(
-        model=model,
+        model=None,
         name=directory.name,
         digest=model_digest(directory),
         tokenizer_digest=vocabulary_digest(directory) if has_tokenizer else "",
         stop_token_ids=_as_tokens(config.eos_token_id if stop_ids is None else stop_ids),
-        vocab_size=model.get_output_embeddings().weight.shape[0],
+        vocab_size=config.vocab_size,
         max_context=_context_limit(config, max_context),
         dtype=dtype,
         num_layers=config.num_hidden_layers,

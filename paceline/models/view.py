@@ -12,9 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paceline.models.attend import KeyValues, Places, attend
+from paceline.core.errors import invariant
+from paceline.core.types import KvShape
+from paceline.models.attend import FULL, KeyValues, Places, attend
 from paceline.models.loading import LoadedModel
 from paceline.models.slots import SlotTable
+
+KINDS = (FULL, "sliding_attention")
+"""Of layers, in the library's words: all that the attention kernel knows."""
 
 
 class TargetView:
@@ -52,6 +57,25 @@ class TargetView:
         cache = self._keys_and_values(kind)
         return None if cache is None else (cache.keys.shape[1], cache.keys.shape[2])
 
+    def shapes(self) -> tuple[KvShape, ...]:
+        """What ``rows`` can be asked for."""
+        found = [(kind, self.shape(kind)) for kind in KINDS]
+        return tuple(KvShape(kind, *shape) for kind, shape in found if shape is not None)
+
+    def rows(self, kind: str, session: str, start: int, end: int) -> torch.Tensor:
+        """[end - start, 2 * heads * d] keys and then values of these positions, in bfloat16."""
+        invariant(end <= self.length(session), "only what is cached is handed out")
+        cache, slot = self._cache(kind), self._slots.slot(session)
+        keys = cache.keys[slot, :, :, start:end].permute(2, 0, 1)
+        values = cache.values[slot, :, start:end].permute(1, 0, 2)
+        return torch.stack([keys, values], 1).to(torch.bfloat16).flatten(1)
+
+    def _cache(self, kind: str) -> KeyValues:
+        cache = self._keys_and_values(kind)
+        if cache is None:
+            raise KeyError(kind)
+        return cache
+
     def attend(
         self, kind: str, q: NDArray[np.float32], sessions: Sequence[str], window: int, out: torch.Tensor
     ) -> None:
@@ -59,9 +83,7 @@ class TargetView:
 
         window: only so many of the newest positions; 0 for all. Each session has at least one position.
         """
-        cache = self._keys_and_values(kind)
-        if cache is None:
-            raise KeyError(kind)
+        cache = self._cache(kind)
         slots = np.array([self._slots.slot(session) for session in sessions], np.int64)
         lengths = np.array([self._slots.length(session) for session in sessions], np.int64)
         attend(q, cache, Places(slots, lengths - 1), window, out)

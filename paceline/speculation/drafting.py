@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from paceline.core.errors import Gap, InvalidRequest
-from paceline.core.types import Branch, Commit, Credit, Draft, DraftJob, FeatureFrame, Guess, Needs, SessionSpec, Tokens
-from paceline.speculation.features import BF16_BYTES, FeatureWindow, check_frame
+from paceline.core.types import (
+    Branch,
+    Commit,
+    Credit,
+    Draft,
+    DraftJob,
+    FeatureFrame,
+    Guess,
+    KvFrame,
+    Needs,
+    SessionSpec,
+    Tokens,
+)
+from paceline.speculation.features import BF16_BYTES, FeatureWindow, KvWindow, check_frame, check_kv
 
 
 class DraftingSession:
@@ -28,6 +40,7 @@ class DraftingSession:
         self._is_dry = False
         self._needs = needs or Needs()
         self._features = FeatureWindow(self._needs.history)
+        self._kv = {shape.kind: KvWindow(shape.history) for shape in self._needs.kv}
 
     @property
     def session(self) -> str:
@@ -70,9 +83,19 @@ class DraftingSession:
             self._path, self._confidences, self._branches = [], [], ()
         self._is_dry = False
 
+    def add_kv(self, frame: KvFrame) -> None:
+        """Keep rows until their tokens are committed. Raises ``InvalidRequest`` for those of another model."""
+        shape = next((one for one in self._needs.kv if one.kind == frame.kind), None)
+        if shape is None:
+            return
+        check_kv(frame, shape, self._end)
+        self._kv[frame.kind].add(frame.rows)
+
     def restart(self) -> None:
-        """Forget the guesses: who guesses from now on begins at the last commit, with the hidden states still here."""
+        """Forget the guesses: who guesses from now on begins at the last commit, with all frames still here."""
         self._features.rewind()
+        for window in self._kv.values():
+            window.rewind()
         self._path, self._confidences, self._branches, self._is_dry = [], [], (), False
 
     def as_opened_now(self) -> SessionSpec:
@@ -99,7 +122,16 @@ class DraftingSession:
             return None
         frame = self._features.take()
         features = () if frame is None else (frame,)
-        return DraftJob(self.session, (*self._committed, *self._path), self.position, room, features)
+        return DraftJob(
+            self.session, (*self._committed, *self._path), self.position, room, features, tuple(self._take_kv())
+        )
+
+    def _take_kv(self) -> Iterator[KvFrame]:
+        """Of committed tokens but the newest one, whose row is not computed yet."""
+        for kind, window in self._kv.items():
+            rows = window.take(self.position - 1)
+            if rows is not None:
+                yield KvFrame(self.session, kind, rows)
 
     def _fitting(self, branches: Sequence[Branch]) -> tuple[Branch, ...]:
         """Those that leave the path at positions that are still open, within window, credit and fan-out."""

@@ -32,13 +32,15 @@ def misfit(drafter: DrafterInfo, verifier: VerifierInfo) -> str:
         )
     reason = "" if drafter.needs.is_optional else cannot_give(drafter.needs, verifier)
     if reason:
-        return f"Drafter {drafter.name} needs hidden states: {reason}. Or use a drafter that works on token ids."
+        what = "keys and values" if drafter.needs.kv else "hidden states"
+        return f"Drafter {drafter.name} needs {what}: {reason}. Or use a drafter that works on token ids."
     return ""
 
 
 def tap_for(session: str, drafter: DrafterInfo | None, verifier: VerifierInfo | None) -> Tap:
-    """What to ask of the session's verifier for its drafter; no taps where either is away, or can do without."""
+    """What to ask of the session's verifier for its drafter; nothing where either is away, or can do without."""
     if drafter is None or verifier is None or cannot_give(drafter.needs, verifier):
         return Tap(session)
     needs = drafter.needs
-    return Tap(session, needs.hidden_states, max(needs.history, 1)) if needs.hidden_states else Tap(session)
+    tap = Tap(session, needs.hidden_states, max(needs.history, 1), needs.kv)
+    return Tap(session) if tap.is_empty else tap

@@ -13,6 +13,7 @@ from paceline.core.types import (
     Draft,
     FeatureFrame,
     FinishReason,
+    KvFrame,
     SessionSpec,
     StepItem,
     StepOutcome,
@@ -23,7 +24,7 @@ from paceline.core.types import (
 from paceline.speculation.alternatives import AlternativeLearner
 from paceline.speculation.draft_length import AcceptanceLearner
 from paceline.speculation.draft_tree import DraftTree, Path, check_draft
-from paceline.speculation.features import FeatureWindow
+from paceline.speculation.features import FeatureWindow, KvCursor
 from paceline.speculation.profiles import PRIORS
 from paceline.speculation.waiting import DraftArrivals
 
@@ -34,9 +35,11 @@ class _Listener:
     def __init__(self) -> None:
         self.taps: tuple[Tap, ...] = ()
         self.window = FeatureWindow(0)
+        self.kv = KvCursor()
 
     def listen(self, tap: Tap) -> None:
         """The same tap again only begins anew."""
+        self.kv.listen(tap.kv)
         if (tap,) == self.taps:
             self.window.rewind()
         else:
@@ -64,6 +67,7 @@ class VerifierSession:
         self._path = Path()
         self._remote = _Listener()
         self._resident = _Listener()
+        self._kv: tuple[KvFrame, ...] = ()
 
     @property
     def session(self) -> str:
@@ -106,6 +110,11 @@ class VerifierSession:
         """Rows that were not handed out yet."""
         return self._resident.window.take()
 
+    def take_kv(self) -> tuple[KvFrame, ...]:
+        """Keys and values that the step brought for the drafter elsewhere; none once the session has ended."""
+        frames, self._kv = self._kv, ()
+        return () if self.finish else frames
+
     def path(self) -> Path:
         """The drafts that the next step could check."""
         return self._tree.path(self.max_path)
@@ -138,6 +147,7 @@ class VerifierSession:
             alternatives=tuple(one for one in alternatives if one.index < len(self._path)),
             sample=is_last,
             taps=tuple(dict.fromkeys((*self._remote.taps, *self._resident.taps))),
+            kv=self._remote.kv.wishes(self.position),
         )
         return self._item
 
@@ -168,6 +178,7 @@ class VerifierSession:
 
     def _keep_features(self, item: StepItem | None, outcome: StepOutcome) -> None:
         """A step that began before the tap brings nothing, or what was wanted before."""
+        self._kv = self._remote.kv.took(item, outcome) if item else ()
         for tap, frame in zip(item.taps if item else (), outcome.features, strict=False):
             for listener in (self._remote, self._resident):
                 if tap in listener.taps:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import Commit
+from paceline.core.types import Commit, KvFrame
 from paceline.telemetry.names import Instrument, Metric
 
 
@@ -55,6 +55,11 @@ class VerifierMetrics:
         self._accepted_tokens = _counter(Metric.ACCEPTED_TOKENS, registry)
         self._accepted_per_pos = _counter(Metric.ACCEPTED_PER_POS, registry)
         self._feature_bytes = _counter(Metric.FEATURE_BYTES, registry)
+        self._kv_bytes = _counter(Metric.KV_BYTES, registry)
+
+    def kv(self, frame: KvFrame) -> None:
+        """Count what is sent."""
+        self._kv_bytes.inc(len(frame.rows.bf16))
 
     def commit(self, commit: Commit) -> None:
         """Count one session's share of a step."""
@@ -79,6 +84,11 @@ class DrafterMetrics:
         self.drafter_memory = DrafterMemory(registry)
         self.reloads = _counter(Metric.RELOADS, registry)
         self._feature_bytes = _counter(Metric.FEATURE_BYTES, registry)
+        self._kv_bytes = _counter(Metric.KV_BYTES, registry)
+
+    def kv(self, frame: KvFrame) -> None:
+        """Count what came."""
+        self._kv_bytes.inc(len(frame.rows.bf16))
 
     def commit(self, commit: Commit) -> None:
         """Count what came with it."""

@@ -89,6 +89,7 @@ class Metric:
     DRAFTER_STATE = Instrument("paceline_drafter_state_bytes", "gauge", "Memory of its sessions, at its last guess.")
     RELOADS = Instrument("paceline_reloads", "counter", "Times that weights were loaded anew.", ("result",))
     FEATURE_BYTES = Instrument("paceline_feature_bytes", "counter", "Bytes of hidden states, sent or received.")
+    KV_BYTES = Instrument("paceline_kv_bytes", "counter", "Bytes of keys and values, sent or received.")
     REQUESTS = Instrument("paceline_request_success", "counter", "Requests by how they ended.", ("finished_reason",))
     REQUEST_SECONDS = Instrument(
         "paceline_e2e_request_latency_seconds", "histogram", "Time of a request.", buckets=_REQUEST_S

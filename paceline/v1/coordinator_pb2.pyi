@@ -282,7 +282,7 @@ class SpeculativeDecoding(_message.Message):
     num_steps: _builtins.int
     """All verifier steps that committed tokens, with and without drafts."""
     num_feature_bytes: _builtins.int
-    """Bytes of hidden states that the verifier sent for a drafter elsewhere."""
+    """Bytes of hidden states, keys and values that the verifier sent for a drafter elsewhere."""
     @_builtins.property
     def acceptance_histogram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Entry i: steps with drafts in which exactly i draft tokens were accepted."""

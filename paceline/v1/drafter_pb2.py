@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from paceline.v1 import tokens_pb2 as paceline_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/drafter.proto\x12\x0bpaceline.v1\x1a\x18paceline/v1/tokens.proto\"=\n\x0c\x44raftRequest\x12-\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1b.paceline.v1.DrafterCommand\"\xb5\x01\n\x0e\x44rafterCommand\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.paceline.v1.SessionSpecH\x00\x12%\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x13.paceline.v1.CommitH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.paceline.v1.CloseH\x00\x12%\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x42\x06\n\x04kind\":\n\rDraftResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.paceline.v1.DrafterEvent\"\x89\x01\n\x0c\x44rafterEvent\x12#\n\x05\x64raft\x18\x01 \x01(\x0b\x32\x12.paceline.v1.DraftH\x00\x12\'\n\x07refused\x18\x02 \x01(\x0b\x32\x14.paceline.v1.RefusedH\x00\x12#\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.paceline.v1.DrainH\x00\x42\x06\n\x04kind\"\x18\n\x16\x44\x65scribeDrafterRequest\"\xe7\x02\n\x17\x44\x65scribeDrafterResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x1b\n\x13needs_hidden_states\x18\x05 \x03(\x11\x12\x1c\n\x14needs_same_tokenizer\x18\x06 \x01(\x08\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x12\n\nmax_window\x18\x08 \x01(\r\x12\x15\n\rneeds_history\x18\t \x01(\r\x12\x19\n\x11needs_hidden_size\x18\n \x01(\r\x12\x1a\n\x12needs_are_optional\x18\x0b \x01(\x08\x12\x1b\n\x13needs_target_digest\x18\x0c \x01(\t\x12\x15\n\rweights_bytes\x18\x0e \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x0f \x01(\x04\"\x0f\n\rReloadRequest\"D\n\x0eReloadResponse\x12\x18\n\x10old_model_digest\x18\x01 \x01(\t\x12\x18\n\x10new_model_digest\x18\x02 \x01(\t2\xf5\x01\n\x0e\x44rafterService\x12\x42\n\x05\x44raft\x12\x19.paceline.v1.DraftRequest\x1a\x1a.paceline.v1.DraftResponse(\x01\x30\x01\x12\\\n\x0f\x44\x65scribeDrafter\x12#.paceline.v1.DescribeDrafterRequest\x1a$.paceline.v1.DescribeDrafterResponse\x12\x41\n\x06Reload\x12\x1a.paceline.v1.ReloadRequest\x1a\x1b.paceline.v1.ReloadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/drafter.proto\x12\x0bpaceline.v1\x1a\x18paceline/v1/tokens.proto\"=\n\x0c\x44raftRequest\x12-\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1b.paceline.v1.DrafterCommand\"\xd9\x01\n\x0e\x44rafterCommand\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.paceline.v1.SessionSpecH\x00\x12%\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x13.paceline.v1.CommitH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.paceline.v1.CloseH\x00\x12%\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\"\n\x02kv\x18\x05 \x01(\x0b\x32\x14.paceline.v1.KvFrameH\x00\x42\x06\n\x04kind\":\n\rDraftResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.paceline.v1.DrafterEvent\"\x89\x01\n\x0c\x44rafterEvent\x12#\n\x05\x64raft\x18\x01 \x01(\x0b\x32\x12.paceline.v1.DraftH\x00\x12\'\n\x07refused\x18\x02 \x01(\x0b\x32\x14.paceline.v1.RefusedH\x00\x12#\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.paceline.v1.DrainH\x00\x42\x06\n\x04kind\"\x18\n\x16\x44\x65scribeDrafterRequest\"\x8f\x03\n\x17\x44\x65scribeDrafterResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x1b\n\x13needs_hidden_states\x18\x05 \x03(\x11\x12\x1c\n\x14needs_same_tokenizer\x18\x06 \x01(\x08\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x12\n\nmax_window\x18\x08 \x01(\r\x12\x15\n\rneeds_history\x18\t \x01(\r\x12\x19\n\x11needs_hidden_size\x18\n \x01(\r\x12\x1a\n\x12needs_are_optional\x18\x0b \x01(\x08\x12\x1b\n\x13needs_target_digest\x18\x0c \x01(\t\x12&\n\x08needs_kv\x18\r \x03(\x0b\x32\x14.paceline.v1.KvShape\x12\x15\n\rweights_bytes\x18\x0e \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x0f \x01(\x04\"\x0f\n\rReloadRequest\"D\n\x0eReloadResponse\x12\x18\n\x10old_model_digest\x18\x01 \x01(\t\x12\x18\n\x10new_model_digest\x18\x02 \x01(\t2\xf5\x01\n\x0e\x44rafterService\x12\x42\n\x05\x44raft\x12\x19.paceline.v1.DraftRequest\x1a\x1a.paceline.v1.DraftResponse(\x01\x30\x01\x12\\\n\x0f\x44\x65scribeDrafter\x12#.paceline.v1.DescribeDrafterRequest\x1a$.paceline.v1.DescribeDrafterResponse\x12\x41\n\x06Reload\x12\x1a.paceline.v1.ReloadRequest\x1a\x1b.paceline.v1.ReloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAFTREQUEST']._serialized_start=68
   _globals['_DRAFTREQUEST']._serialized_end=129
   _globals['_DRAFTERCOMMAND']._serialized_start=132
-  _globals['_DRAFTERCOMMAND']._serialized_end=313
-  _globals['_DRAFTRESPONSE']._serialized_start=315
-  _globals['_DRAFTRESPONSE']._serialized_end=373
-  _globals['_DRAFTEREVENT']._serialized_start=376
-  _globals['_DRAFTEREVENT']._serialized_end=513
-  _globals['_DESCRIBEDRAFTERREQUEST']._serialized_start=515
-  _globals['_DESCRIBEDRAFTERREQUEST']._serialized_end=539
-  _globals['_DESCRIBEDRAFTERRESPONSE']._serialized_start=542
-  _globals['_DESCRIBEDRAFTERRESPONSE']._serialized_end=901
-  _globals['_RELOADREQUEST']._serialized_start=903
-  _globals['_RELOADREQUEST']._serialized_end=918
-  _globals['_RELOADRESPONSE']._serialized_start=920
-  _globals['_RELOADRESPONSE']._serialized_end=988
-  _globals['_DRAFTERSERVICE']._serialized_start=991
-  _globals['_DRAFTERSERVICE']._serialized_end=1236
+  _globals['_DRAFTERCOMMAND']._serialized_end=349
+  _globals['_DRAFTRESPONSE']._serialized_start=351
+  _globals['_DRAFTRESPONSE']._serialized_end=409
+  _globals['_DRAFTEREVENT']._serialized_start=412
+  _globals['_DRAFTEREVENT']._serialized_end=549
+  _globals['_DESCRIBEDRAFTERREQUEST']._serialized_start=551
+  _globals['_DESCRIBEDRAFTERREQUEST']._serialized_end=575
+  _globals['_DESCRIBEDRAFTERRESPONSE']._serialized_start=578
+  _globals['_DESCRIBEDRAFTERRESPONSE']._serialized_end=977
+  _globals['_RELOADREQUEST']._serialized_start=979
+  _globals['_RELOADREQUEST']._serialized_end=994
+  _globals['_RELOADRESPONSE']._serialized_start=996
+  _globals['_RELOADRESPONSE']._serialized_end=1064
+  _globals['_DRAFTERSERVICE']._serialized_start=1067
+  _globals['_DRAFTERSERVICE']._serialized_end=1312
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,7 @@ class DrafterCommand(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
+    KV_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> _tokens_pb2.SessionSpec:
         """Start guessing."""
@@ -69,6 +70,10 @@ class DrafterCommand(_message.Message):
     def credit(self) -> _tokens_pb2.Credit:
         """How far guesses may reach."""
 
+    @_builtins.property
+    def kv(self) -> _tokens_pb2.KvFrame:
+        """The target's keys and values, before the commit that makes them of use."""
+
     def __init__(
         self,
         *,
@@ -76,12 +81,13 @@ class DrafterCommand(_message.Message):
         commit: _tokens_pb2.Commit | None = ...,
         close: _tokens_pb2.Close | None = ...,
         credit: _tokens_pb2.Credit | None = ...,
+        kv: _tokens_pb2.KvFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "credit", b"credit", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "credit", b"credit", "kind", b"kind", "kv", b"kv", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "credit", b"credit", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "commit", b"commit", "credit", b"credit", "kind", b"kind", "kv", b"kv", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "commit", "close", "credit"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "commit", "close", "credit", "kv"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -184,6 +190,7 @@ class DescribeDrafterResponse(_message.Message):
     NEEDS_HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     NEEDS_ARE_OPTIONAL_FIELD_NUMBER: _builtins.int
     NEEDS_TARGET_DIGEST_FIELD_NUMBER: _builtins.int
+    NEEDS_KV_FIELD_NUMBER: _builtins.int
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     STATE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -216,6 +223,10 @@ class DescribeDrafterResponse(_message.Message):
     def needs_hidden_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Taps whose hidden states it wants of committed positions, as in Tap."""
 
+    @_builtins.property
+    def needs_kv(self) -> _containers.RepeatedCompositeFieldContainer[_tokens_pb2.KvShape]:
+        """Keys and values that it wants of committed positions, as in Tap."""
+
     def __init__(
         self,
         *,
@@ -231,12 +242,13 @@ class DescribeDrafterResponse(_message.Message):
         needs_hidden_size: _builtins.int = ...,
         needs_are_optional: _builtins.bool = ...,
         needs_target_digest: _builtins.str = ...,
+        needs_kv: _abc.Iterable[_tokens_pb2.KvShape] | None = ...,
         weights_bytes: _builtins.int = ...,
         state_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "state_bytes", b"state_bytes", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_kv", b"needs_kv", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "state_bytes", b"state_bytes", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

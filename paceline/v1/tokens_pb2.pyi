@@ -580,21 +580,92 @@ class FeatureFrame(_message.Message):
 Global___FeatureFrame: _TypeAlias = FeatureFrame  # noqa: Y015
 
 @_typing.final
+class KvShape(_message.Message):
+    """Keys and values of one layer of the target: the last one of its kind that makes its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NUM_HEADS_FIELD_NUMBER: _builtins.int
+    HEAD_SIZE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What the layer attends to, in the words of the model's configuration, such as full_attention."""
+    num_heads: _builtins.int
+    """Heads of keys and values."""
+    head_size: _builtins.int
+    """Numbers per head, of keys and of values."""
+    history: _builtins.int
+    """In what a drafter needs: the latest positions that it looks at; 0 is all."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        num_heads: _builtins.int = ...,
+        head_size: _builtins.int = ...,
+        history: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_size", b"head_size", "history", b"history", "kind", b"kind", "num_heads", b"num_heads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvShape: _TypeAlias = KvShape  # noqa: Y015
+
+@_typing.final
+class KvFrame(_message.Message):
+    """The target's keys and values at consecutive committed positions, for drafters that need them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    kind: _builtins.str
+    """As in KvShape."""
+    @_builtins.property
+    def rows(self) -> Global___FeatureFrame:
+        """Keys of all heads, then values: [num_rows, 2 * heads * head size]."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        rows: Global___FeatureFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "rows", b"rows", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvFrame: _TypeAlias = KvFrame  # noqa: Y015
+
+@_typing.final
 class Tap(_message.Message):
-    """Asks for hidden states of a session's committed positions; commits bring them."""
+    """Asks for hidden states, keys and values of a session's committed positions; empty ends it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TAPS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    KV_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     history: _builtins.int
     """Rows that the first frame may go back, as far as they are still there."""
     @_builtins.property
     def taps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """After so many layers; -1 is the normalised output of the last one. Empty ends it."""
+        """After so many layers; -1 is the normalised output of the last one. Commits bring these hidden states."""
+
+    @_builtins.property
+    def kv(self) -> _containers.RepeatedCompositeFieldContainer[Global___KvShape]:
+        """Frames of their own bring these keys and values: first all that are of use, then what is new."""
 
     def __init__(
         self,
@@ -602,10 +673,11 @@ class Tap(_message.Message):
         session_id: _builtins.str = ...,
         taps: _abc.Iterable[_builtins.int] | None = ...,
         history: _builtins.int = ...,
+        kv: _abc.Iterable[Global___KvShape] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "session_id", b"session_id", "taps", b"taps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "kv", b"kv", "session_id", b"session_id", "taps", b"taps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

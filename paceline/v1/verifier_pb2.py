@@ -26,7 +26,7 @@ from paceline.v1 import drafter_pb2 as paceline_dot_v1_dot_drafter__pb2
 from paceline.v1 import tokens_pb2 as paceline_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apaceline/v1/verifier.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/drafter.proto\x1a\x18paceline/v1/tokens.proto\"?\n\rVerifyRequest\x12.\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1c.paceline.v1.VerifierCommand\"\xd5\x01\n\x0fVerifierCommand\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.paceline.v1.SessionSpecH\x00\x12#\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x12.paceline.v1.DraftH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.paceline.v1.CloseH\x00\x12%\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\x1f\n\x03tap\x18\x05 \x01(\x0b\x32\x10.paceline.v1.TapH\x00\x42\x06\n\x04kind\"<\n\x0eVerifyResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.paceline.v1.VerifierEvent\"\xb3\x01\n\rVerifierEvent\x12%\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x13.paceline.v1.CommitH\x00\x12%\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\'\n\x07refused\x18\x03 \x01(\x0b\x32\x14.paceline.v1.RefusedH\x00\x12#\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x12.paceline.v1.DrainH\x00\x42\x06\n\x04kind\"\x19\n\x17\x44\x65scribeVerifierRequest\"\xd3\x02\n\x18\x44\x65scribeVerifierResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x03 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bmax_context\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x12\n\nnum_layers\x18\x0c \x01(\r\x12\x13\n\x0bhidden_size\x18\r \x01(\r\x12\x36\n\x08resident\x18\x0f \x01(\x0b\x32$.paceline.v1.DescribeDrafterResponse\"\x17\n\x15ReloadResidentRequest\"L\n\x16ReloadResidentResponse\x12\x18\n\x10old_model_digest\x18\x01 \x01(\t\x12\x18\n\x10new_model_digest\x18\x02 \x01(\t2\x94\x02\n\x0fVerifierService\x12\x45\n\x06Verify\x12\x1a.paceline.v1.VerifyRequest\x1a\x1b.paceline.v1.VerifyResponse(\x01\x30\x01\x12_\n\x10\x44\x65scribeVerifier\x12$.paceline.v1.DescribeVerifierRequest\x1a%.paceline.v1.DescribeVerifierResponse\x12Y\n\x0eReloadResident\x12\".paceline.v1.ReloadResidentRequest\x1a#.paceline.v1.ReloadResidentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apaceline/v1/verifier.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/drafter.proto\x1a\x18paceline/v1/tokens.proto\"?\n\rVerifyRequest\x12.\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1c.paceline.v1.VerifierCommand\"\xd5\x01\n\x0fVerifierCommand\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.paceline.v1.SessionSpecH\x00\x12#\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x12.paceline.v1.DraftH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.paceline.v1.CloseH\x00\x12%\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\x1f\n\x03tap\x18\x05 \x01(\x0b\x32\x10.paceline.v1.TapH\x00\x42\x06\n\x04kind\"<\n\x0eVerifyResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.paceline.v1.VerifierEvent\"\xd7\x01\n\rVerifierEvent\x12%\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x13.paceline.v1.CommitH\x00\x12%\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x13.paceline.v1.CreditH\x00\x12\'\n\x07refused\x18\x03 \x01(\x0b\x32\x14.paceline.v1.RefusedH\x00\x12#\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x12.paceline.v1.DrainH\x00\x12\"\n\x02kv\x18\x05 \x01(\x0b\x32\x14.paceline.v1.KvFrameH\x00\x42\x06\n\x04kind\"\x19\n\x17\x44\x65scribeVerifierRequest\"\xf5\x02\n\x18\x44\x65scribeVerifierResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x03 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bmax_context\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x12\n\nnum_layers\x18\x0c \x01(\r\x12\x13\n\x0bhidden_size\x18\r \x01(\r\x12 \n\x02kv\x18\x0e \x03(\x0b\x32\x14.paceline.v1.KvShape\x12\x36\n\x08resident\x18\x0f \x01(\x0b\x32$.paceline.v1.DescribeDrafterResponse\"\x17\n\x15ReloadResidentRequest\"L\n\x16ReloadResidentResponse\x12\x18\n\x10old_model_digest\x18\x01 \x01(\t\x12\x18\n\x10new_model_digest\x18\x02 \x01(\t2\x94\x02\n\x0fVerifierService\x12\x45\n\x06Verify\x12\x1a.paceline.v1.VerifyRequest\x1a\x1b.paceline.v1.VerifyResponse(\x01\x30\x01\x12_\n\x10\x44\x65scribeVerifier\x12$.paceline.v1.DescribeVerifierRequest\x1a%.paceline.v1.DescribeVerifierResponse\x12Y\n\x0eReloadResident\x12\".paceline.v1.ReloadResidentRequest\x1a#.paceline.v1.ReloadResidentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,15 +40,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYRESPONSE']._serialized_start=377
   _globals['_VERIFYRESPONSE']._serialized_end=437
   _globals['_VERIFIEREVENT']._serialized_start=440
-  _globals['_VERIFIEREVENT']._serialized_end=619
-  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_start=621
-  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_end=646
-  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_start=649
-  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_end=988
-  _globals['_RELOADRESIDENTREQUEST']._serialized_start=990
-  _globals['_RELOADRESIDENTREQUEST']._serialized_end=1013
-  _globals['_RELOADRESIDENTRESPONSE']._serialized_start=1015
-  _globals['_RELOADRESIDENTRESPONSE']._serialized_end=1091
-  _globals['_VERIFIERSERVICE']._serialized_start=1094
-  _globals['_VERIFIERSERVICE']._serialized_end=1370
+  _globals['_VERIFIEREVENT']._serialized_end=655
+  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_start=657
+  _globals['_DESCRIBEVERIFIERREQUEST']._serialized_end=682
+  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_start=685
+  _globals['_DESCRIBEVERIFIERRESPONSE']._serialized_end=1058
+  _globals['_RELOADRESIDENTREQUEST']._serialized_start=1060
+  _globals['_RELOADRESIDENTREQUEST']._serialized_end=1083
+  _globals['_RELOADRESIDENTRESPONSE']._serialized_start=1085
+  _globals['_RELOADRESIDENTRESPONSE']._serialized_end=1161
+  _globals['_VERIFIERSERVICE']._serialized_start=1164
+  _globals['_VERIFIERSERVICE']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

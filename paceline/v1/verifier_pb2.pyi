@@ -73,7 +73,7 @@ class VerifierCommand(_message.Message):
 
     @_builtins.property
     def tap(self) -> _tokens_pb2.Tap:
-        """Commits bring hidden states from now on."""
+        """Hidden states, keys and values are wanted from now on."""
 
     def __init__(
         self,
@@ -128,6 +128,7 @@ class VerifierEvent(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    KV_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def commit(self) -> _tokens_pb2.Commit:
         """Final tokens."""
@@ -144,6 +145,10 @@ class VerifierEvent(_message.Message):
     def drain(self) -> _tokens_pb2.Drain:
         """No new sessions, please."""
 
+    @_builtins.property
+    def kv(self) -> _tokens_pb2.KvFrame:
+        """After a Tap, before the commit whose drafts they are for."""
+
     def __init__(
         self,
         *,
@@ -151,12 +156,13 @@ class VerifierEvent(_message.Message):
         credit: _tokens_pb2.Credit | None = ...,
         refused: _tokens_pb2.Refused | None = ...,
         drain: _tokens_pb2.Drain | None = ...,
+        kv: _tokens_pb2.KvFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "credit", b"credit", "drain", b"drain", "kind", b"kind", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "credit", b"credit", "drain", b"drain", "kind", b"kind", "kv", b"kv", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "credit", b"credit", "drain", b"drain", "kind", b"kind", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "credit", b"credit", "drain", b"drain", "kind", b"kind", "kv", b"kv", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["commit", "credit", "refused", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["commit", "credit", "refused", "drain", "kv"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -198,6 +204,7 @@ class DescribeVerifierResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     NUM_LAYERS_FIELD_NUMBER: _builtins.int
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
+    KV_FIELD_NUMBER: _builtins.int
     RESIDENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Model name, for people."""
@@ -228,6 +235,10 @@ class DescribeVerifierResponse(_message.Message):
         """End-of-sequence ids."""
 
     @_builtins.property
+    def kv(self) -> _containers.RepeatedCompositeFieldContainer[_tokens_pb2.KvShape]:
+        """Keys and values that it gives, one per kind of layer; none where it can't."""
+
+    @_builtins.property
     def resident(self) -> _drafter_pb2.DescribeDrafterResponse:
         """The drafter in its process; unset without one."""
 
@@ -247,11 +258,12 @@ class DescribeVerifierResponse(_message.Message):
         dtype: _builtins.str = ...,
         num_layers: _builtins.int = ...,
         hidden_size: _builtins.int = ...,
+        kv: _abc.Iterable[_tokens_pb2.KvShape] | None = ...,
         resident: _drafter_pb2.DescribeDrafterResponse | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resident", b"resident"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "exact", b"exact", "hidden_size", b"hidden_size", "max_context", b"max_context", "max_sessions", b"max_sessions", "model_digest", b"model_digest", "name", b"name", "num_layers", b"num_layers", "numerics_id", b"numerics_id", "resident", b"resident", "stop_token_ids", b"stop_token_ids", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "exact", b"exact", "hidden_size", b"hidden_size", "kv", b"kv", "max_context", b"max_context", "max_sessions", b"max_sessions", "model_digest", b"model_digest", "name", b"name", "num_layers", b"num_layers", "numerics_id", b"numerics_id", "resident", b"resident", "stop_token_ids", b"stop_token_ids", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

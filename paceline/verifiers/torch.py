@@ -13,7 +13,7 @@ import torch
 from paceline.config.settings import VerifierSettings
 from paceline.core.ports import TargetState
 from paceline.core.types import Alternative, SessionSpec, StepItem, StepOutcome, StepResult, Tokens, VerifierInfo
-from paceline.models.frames import make_frames, union_of_taps
+from paceline.models.frames import make_frames, make_kv_frames, union_of_taps
 from paceline.models.invariance import Invariance, settle
 from paceline.models.loading import choose_dtype, load, prepare
 from paceline.models.rows import Output
@@ -46,7 +46,8 @@ class TorchVerifier:
         self._runner = runner
         self.worker: Executor | None = worker
         self._sessions: dict[str, _Session] = {}
-        self.state: TargetState | None = runner.view()
+        self._view = runner.view()
+        self.state: TargetState | None = self._view
         self.max_alternatives = runner.max_beside
         self.info = VerifierInfo(
             name=loaded.name,
@@ -62,6 +63,7 @@ class TorchVerifier:
             dtype=str(loaded.dtype).removeprefix("torch."),
             num_layers=loaded.num_layers,
             hidden_size=loaded.hidden_size,
+            kv=self._view.shapes(),
         )
 
     @classmethod
@@ -113,7 +115,7 @@ class TorchVerifier:
         session.tokens += item.tokens
         if not item.sample:
             frames = make_frames(item, range(len(item.tokens)), output.features, taps) if item.taps else ()
-            return StepOutcome(item.session, (), features=frames)
+            return StepOutcome(item.session, (), features=frames, kv=make_kv_frames(item, self._view))
         tokens, stand_in = self._sample(session, item, output.logits)
         accepted = len(tokens) - 1
         length = item.start + item.num_committed + accepted
@@ -124,7 +126,7 @@ class TorchVerifier:
         # Whoever reads the cache between two steps finds no rejected draft in it.
         self._runner.truncate(item.session, length)
         frames = make_frames(item, rows, output.features, taps) if item.taps else ()
-        return StepOutcome(item.session, tokens, accepted, frames)
+        return StepOutcome(item.session, tokens, accepted, frames, make_kv_frames(item, self._view))
 
     def _sample(self, session: _Session, item: StepItem, logits: torch.Tensor) -> tuple[Tokens, int | None]:
         """The target's tokens from the first uncommitted position on, as long as the drafts say the same.

@@ -5,7 +5,7 @@ Malformed messages raise ``InvalidRequest`` naming the field; ranges are checked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -22,6 +22,8 @@ from paceline.core.types import (
     Drain,
     FeatureFrame,
     FinishReason,
+    KvFrame,
+    KvShape,
     Needs,
     Profile,
     Refused,
@@ -34,7 +36,7 @@ from paceline.core.types import (
     TraceContext,
     VerifierInfo,
 )
-from paceline.speculation.features import check_frame
+from paceline.speculation.features import check_frame, check_rows
 from paceline.v1 import drafter_pb2, tokens_pb2, verifier_pb2
 
 _SAMPLERS = {
@@ -269,8 +271,7 @@ def commit_to_pb(commit: Commit) -> tokens_pb2.Commit:
     if commit.finish is not None:
         message.finish = FINISH_REASONS[commit.finish]
     if commit.features is not None:
-        frame = commit.features
-        message.features.CopyFrom(tokens_pb2.FeatureFrame(start=frame.start, num_rows=frame.num_rows, bf16=frame.bf16))
+        message.features.CopyFrom(_rows_to_pb(commit.features))
     return message
 
 
@@ -303,19 +304,50 @@ def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
 def _features(message: tokens_pb2.Commit) -> FeatureFrame | None:
     if not message.HasField("features"):
         return None
-    frame = FeatureFrame(message.features.start, message.features.num_rows, message.features.bf16)
+    frame = _rows(message.features)
     check_frame(frame, message.start + len(message.token_ids))
     return frame
 
 
+def _rows_to_pb(frame: FeatureFrame) -> tokens_pb2.FeatureFrame:
+    return tokens_pb2.FeatureFrame(start=frame.start, num_rows=frame.num_rows, bf16=frame.bf16)
+
+
+def _rows(message: tokens_pb2.FeatureFrame) -> FeatureFrame:
+    return FeatureFrame(message.start, message.num_rows, message.bf16)
+
+
+def kv_frame_to_pb(frame: KvFrame) -> tokens_pb2.KvFrame:
+    """Keys and values."""
+    return tokens_pb2.KvFrame(session_id=frame.session, kind=frame.kind, rows=_rows_to_pb(frame.rows))
+
+
+def kv_frame_from_pb(message: tokens_pb2.KvFrame) -> KvFrame:
+    """Rows of a wrong size raise ``InvalidRequest``; whether they are of this target is the drafter's to say."""
+    frame = KvFrame(_session(message.session_id), message.kind, _rows(message.rows))
+    check_rows(frame.rows, "kv.rows")
+    return frame
+
+
+def _shapes_to_pb(shapes: Iterable[KvShape]) -> list[tokens_pb2.KvShape]:
+    return [
+        tokens_pb2.KvShape(kind=shape.kind, num_heads=shape.num_heads, head_size=shape.head_size, history=shape.history)
+        for shape in shapes
+    ]
+
+
+def _shapes(messages: Iterable[tokens_pb2.KvShape]) -> tuple[KvShape, ...]:
+    return tuple(KvShape(one.kind, one.num_heads, one.head_size, one.history) for one in messages)
+
+
 def tap_to_pb(tap: Tap) -> tokens_pb2.Tap:
-    """Hidden states that are wanted."""
-    return tokens_pb2.Tap(session_id=tap.session, taps=tap.taps, history=tap.history)
+    """Hidden states, keys and values that are wanted."""
+    return tokens_pb2.Tap(session_id=tap.session, taps=tap.taps, history=tap.history, kv=_shapes_to_pb(tap.kv))
 
 
 def tap_from_pb(message: tokens_pb2.Tap) -> Tap:
     """The inverse; whether there are such layers is the verifier's to say."""
-    return Tap(_session(message.session_id), tuple(message.taps), message.history)
+    return Tap(_session(message.session_id), tuple(message.taps), message.history, _shapes(message.kv))
 
 
 def credit_to_pb(credit: Credit) -> tokens_pb2.Credit:
@@ -377,6 +409,7 @@ def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse
         needs_target_digest=info.needs.target_digest,
         weights_bytes=info.weights_bytes,
         state_bytes=info.state_bytes,
+        needs_kv=_shapes_to_pb(info.needs.kv),
     )
 
 
@@ -394,6 +427,7 @@ def drafter_info_from_pb(message: drafter_pb2.DescribeDrafterResponse) -> Drafte
             hidden_size=message.needs_hidden_size,
             is_optional=message.needs_are_optional,
             target_digest=message.needs_target_digest,
+            kv=_shapes(message.needs_kv),
         ),
         max_sessions=message.max_sessions,
         max_window=message.max_window,
@@ -419,6 +453,7 @@ def verifier_info_to_pb(info: VerifierInfo) -> verifier_pb2.DescribeVerifierResp
         num_layers=info.num_layers,
         hidden_size=info.hidden_size,
         resident=None if info.resident is None else drafter_info_to_pb(info.resident),
+        kv=_shapes_to_pb(info.kv),
     )
 
 
@@ -439,4 +474,5 @@ def verifier_info_from_pb(message: verifier_pb2.DescribeVerifierResponse) -> Ver
         num_layers=message.num_layers,
         hidden_size=message.hidden_size,
         resident=drafter_info_from_pb(message.resident) if message.HasField("resident") else None,
+        kv=_shapes(message.kv),
     )

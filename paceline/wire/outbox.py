@@ -1,7 +1,8 @@
 """What waits for a stream: sent together as soon as the stream takes it, and never more than what still matters.
 
-Bounded by coalescing: a newer draft, credit or tap replaces the waiting one of its session, a Close drops them, and
-towards drafters contiguous commits become one. Commits to a coordinator are bounded by its credit.
+Bounded by coalescing: a newer draft, credit or tap replaces the waiting one of its session, a Close drops them and
+frames of keys and values, and towards drafters contiguous commits become one, behind the frames of each. Commits to a
+coordinator are bounded by its credit, frames by the context.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from paceline.core.types import Close, Commit, Credit, Draft, SessionSpec, Tap
+from paceline.core.types import Close, Commit, Credit, Draft, KvFrame, SessionSpec, Tap
 from paceline.speculation.features import join
 
 EventT = TypeVar("EventT")
@@ -43,12 +44,22 @@ class Outbox(Generic[EventT]):
         if isinstance(event, Close):
             for kind in (Draft, Credit, Tap):
                 self._waiting.pop((kind, event.session), None)
+            for key in [key for key, one in self._waiting.items() if _is_frame_of(one, event.session)]:
+                del self._waiting[key]
         if isinstance(event, Close | SessionSpec):
             self._last_commit.pop(event.session, None)
         key = self._key(event)
         if key is not None:
             self._waiting[key] = event
+        if self._merge_commits and isinstance(event, KvFrame):
+            self._let_pass(event)
         self._ready.set()
+
+    def _let_pass(self, frame: KvFrame) -> None:
+        """A commit that waits may become one with the commit that the frame comes before: it waits behind both."""
+        before = self._waiting.pop(self._last_commit.get(frame.session), None)
+        if before is not None:
+            self._waiting[self._key(before)] = before
 
     def _key(self, event: EventT) -> object:
         """Where the event waits; None when it was merged into one that already does."""
@@ -111,4 +122,8 @@ def _weight(event: object) -> int:
         return len(event.context) * TOKEN_BYTES
     if isinstance(event, Commit) and event.features is not None:
         return len(event.features.bf16)
-    return 0
+    return len(event.rows.bf16) if isinstance(event, KvFrame) else 0
+
+
+def _is_frame_of(event: object, session: str) -> bool:
+    return isinstance(event, KvFrame) and event.session == session

@@ -27,6 +27,8 @@ from paceline.core.types import (
     Drain,
     FeatureFrame,
     FinishReason,
+    KvFrame,
+    KvShape,
     Needs,
     Profile,
     Refused,
@@ -128,7 +130,14 @@ def commits(draw: st.DrawFn) -> Commit:
 
 
 commit = commits()
-tap = st.builds(Tap, session, st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4).map(tuple), u32)
+kv_shapes = st.lists(st.builds(KvShape, text, u32, u32, u32), max_size=3).map(tuple)
+rows = st.builds(
+    lambda start, rows: FeatureFrame(start, len(rows), b"".join(rows)),
+    u32,
+    st.lists(st.binary(min_size=8, max_size=8), min_size=1, max_size=4),
+)
+kv_frame = st.builds(KvFrame, session, text, rows)
+tap = st.builds(Tap, session, st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4).map(tuple), u32, kv_shapes)
 credit = st.builds(Credit, session, u32)
 refused = st.builds(Refused, session, text, text, st.booleans())
 drain = st.builds(Drain, text)
@@ -147,6 +156,7 @@ drafter_info = st.builds(
         hidden_size=u32,
         is_optional=st.booleans(),
         target_digest=st.text(max_size=8),
+        kv=kv_shapes,
     ),
     max_sessions=u32,
     max_window=u32,
@@ -169,6 +179,7 @@ verifier_info = st.builds(
     num_layers=u32,
     hidden_size=u32,
     resident=st.none() | drafter_info,
+    kv=kv_shapes,
 )
 
 chat = st.lists(st.builds(ChatMessage, text, text), max_size=3).map(lambda turns: Chat(tuple(turns)))

@@ -98,7 +98,15 @@ def frame_of(seen: SimpleNamespace) -> FeatureFrame:
     return FeatureFrame(len(rows) - 1, 1, rows[-1:].contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def library_drafts(target: Any, assistant: Any, text: Tokens, count: int) -> Tokens:
+def from_afar(seen: SimpleNamespace) -> SimpleNamespace:
+    """With keys and values rounded as frames are."""
+    rounded = {kind: tuple(one.bfloat16().float() for one in both) for kind, both in seen.shared_kv_states.items()}
+    return SimpleNamespace(hidden_states=seen.hidden_states, shared_kv_states=rounded)
+
+
+def library_drafts(
+    target: Any, assistant: Any, text: Tokens, count: int, seen: SimpleNamespace | None = None
+) -> Tokens:
     """What the library's generator of candidates says behind ``text``."""
     generator = SinglePositionMultiTokenCandidateGenerator(
         assistant, target.get_input_embeddings(), GenerationConfig(max_length=10_000)
@@ -108,7 +116,7 @@ def library_drafts(target: Any, assistant: Any, text: Tokens, count: int) -> Tok
         ids, _ = generator.get_candidates(
             torch.tensor([text]),
             model_kwargs={"attention_mask": torch.ones(1, len(text), dtype=torch.int64)},
-            model_outputs=look_at(target, text),
+            model_outputs=seen or look_at(target, text),
             is_first_iteration=False,
             n_last_matches=0,
         )

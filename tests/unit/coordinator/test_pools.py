@@ -17,6 +17,7 @@ from paceline.core.types import (
     Commit,
     Credit,
     DrafterInfo,
+    KvShape,
     Needs,
     Tap,
     VerifierCommand,
@@ -372,6 +373,21 @@ def test_needed_hidden_states_are_compared_with_what_the_verifier_has(needs: Nee
     assert can_draft(drafter, deep) is (reason == "")
     wanted = Tap("s", needs.hidden_states, 1) if needs.hidden_states and not reason else Tap("s")
     assert tap_for("s", drafter, deep) == wanted
+
+
+def test_needed_keys_and_values_are_compared_with_what_the_verifier_has() -> None:
+    shapes = (KvShape("full_attention", 2, 64), KvShape("sliding_attention", 1, 32))
+    giving = replace(INFO, num_layers=30, hidden_size=576, kv=shapes)
+    wanted = (replace(shapes[1], history=513), shapes[0])
+    drafter = replace(DRAFTER, needs=Needs((-1,), 1, kv=wanted))
+    assert misfit(drafter, giving) == ""
+    assert tap_for("s", drafter, giving) == Tap("s", (-1,), 1, wanted)
+    reason = "sliding_attention has 1 heads of 32 numbers in verifier target, not 2 of 32"
+    other = replace(drafter, needs=Needs((-1,), 1, kv=(replace(wanted[0], num_heads=2),)))
+    assert misfit(other, giving) == f"Drafter helper needs keys and values: {reason}. {REMEDY}"
+    reason = "verifier target gives no keys and values of sliding_attention"
+    assert misfit(drafter, replace(giving, kv=())) == f"Drafter helper needs keys and values: {reason}. {REMEDY}"
+    assert tap_for("s", drafter, replace(giving, kv=())) == Tap("s")
 
 
 def test_nothing_is_tapped_where_either_side_is_away_or_the_drafter_can_do_without() -> None:

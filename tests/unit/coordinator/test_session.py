@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from looptime import LoopTimeProxy
@@ -22,6 +22,8 @@ from paceline.core.types import (
     DrafterInfo,
     FeatureFrame,
     FinishReason,
+    KvFrame,
+    KvShape,
     Needs,
     Refused,
     SessionSpec,
@@ -36,7 +38,16 @@ from paceline.testing.system import LocalSystem, local_system
 
 pytestmark = pytest.mark.looptime
 INFO = VerifierInfo(
-    "target", "model", "", "numerics", len(LETTERS), max_context=1000, max_sessions=4, num_layers=6, hidden_size=2
+    "target",
+    "model",
+    "",
+    "numerics",
+    len(LETTERS),
+    max_context=1000,
+    max_sessions=4,
+    num_layers=6,
+    hidden_size=2,
+    kv=(KvShape("full_attention", 1, 2),),
 )
 PROMPT = (1, 2, 3)
 REQUEST = GenerateRequest(PROMPT, request_id="r1", max_tokens=8, seed=7)
@@ -550,6 +561,33 @@ async def test_hidden_states_are_asked_for_behind_the_opening_and_go_to_the_draf
         stage.verifier.say(Commit(stage.spec.session, 3, (5, 6), features=FRAME))
         assert (await stage.drafter.hear(Commit)).features == FRAME
         assert await anext(stage.events) == Chunk(0, (5, 6), "fg")
+
+
+SHAPE = KvShape("full_attention", 1, 2)
+
+
+async def test_keys_and_values_are_asked_for_too_and_reach_the_drafter_before_the_commit() -> None:
+    async with staged(needs=replace(NEEDS, kv=(SHAPE,))) as stage:
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session, (-1,), 5, (SHAPE,))
+        rows = KvFrame(stage.spec.session, SHAPE.kind, FeatureFrame(0, 4, bytes(32)))
+        stage.verifier.say(rows, Commit(stage.spec.session, 3, (5, 6), features=FRAME))
+        assert await stage.drafter.hear(KvFrame) == rows
+        assert (await stage.drafter.hear(Commit)).features == FRAME
+        stage.drafter.say(Refused(stage.spec.session, "RESOURCE_EXHAUSTED", "full", True))
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session)
+        assert await stage.verifier.hear(Tap) == Tap(stage.spec.session, (-1,), 5, (SHAPE,))
+
+
+async def test_a_drafter_that_works_on_tokens_gets_no_keys_and_values() -> None:
+    async with staged(needs=NEEDS) as stage:
+        await stage.verifier.hear(Tap)
+        rows = KvFrame(stage.spec.session, SHAPE.kind, FeatureFrame(0, 4, bytes(32)))
+        stage.verifier.say(rows, Commit(stage.spec.session, 3, (5, 6)))
+        await stage.drafter.hear(Commit)
+        stage.verifier.say(Commit(stage.spec.session, 5, (7,)))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await stage.drafter.hear(KvFrame)
 
 
 async def test_a_drafter_that_works_on_tokens_gets_no_hidden_states() -> None:

@@ -17,7 +17,17 @@ from transformers.generation.candidate_generator import SinglePositionMultiToken
 
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import DraftJob, Guess, Needs, SamplingParams, SessionSpec, StepItem, StopRules, Tokens
+from paceline.core.types import (
+    DraftJob,
+    Guess,
+    KvShape,
+    Needs,
+    SamplingParams,
+    SessionSpec,
+    StepItem,
+    StopRules,
+    Tokens,
+)
 from paceline.drafters import create_drafter
 from paceline.drafters.gemma_assistant import GemmaAssistantDrafter
 from paceline.drafters.gemma_network import GemmaNetwork, every_layer_shared
@@ -99,7 +109,9 @@ def tokens(count: int, seed: int = 0) -> Tokens:
 
 
 def test_it_asks_for_the_last_hidden_state_and_for_keys_and_values(pair: Pair) -> None:
-    assert pair.drafter.info.needs == Needs(hidden_states=(-1,), history=1, hidden_size=64, kv=True)
+    shapes = (KvShape("full_attention", 2, 32), KvShape("sliding_attention", 2, 16, history=8))
+    digest = pair.runner.loaded.digest
+    assert pair.drafter.info.needs == Needs((-1,), 1, hidden_size=64, target_digest=digest, kv=shapes)
 
 
 @pytest.mark.parametrize("length", [2, 5, 8, 9, 30, 100])
@@ -277,9 +289,20 @@ def test_it_is_made_by_its_name_inside_a_verifier(pair: Pair) -> None:
     assert made.info.model_digest == pair.drafter.info.model_digest
 
 
-def test_without_a_targets_state_it_is_refused(pair: Pair) -> None:
-    with pytest.raises(InvalidRequest, match="reads its target's keys and values; run it in the verifier's process"):
+def test_without_a_target_it_is_refused(pair: Pair) -> None:
+    with pytest.raises(InvalidRequest, match=r"target: gemma_assistant .* set it to the verifier's model, or run"):
         create_drafter(settings(pair.assistant))
+    with pytest.raises(InvalidRequest, match="keys and values, which only the torch back end shows"):
+        create_drafter(settings(pair.assistant), Nothing())
+
+
+class Nothing:
+    """A target's state that shows nothing."""
+
+    model_digest = ""
+
+    def length(self, session: str) -> int:
+        return 0
 
 
 MISFITS: dict[str, tuple[dict[str, Any], str]] = {

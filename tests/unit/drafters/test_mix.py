@@ -14,6 +14,8 @@ from paceline.core.types import (
     DraftJob,
     FeatureFrame,
     Guess,
+    KvFrame,
+    KvShape,
     Needs,
     SamplingParams,
     SessionSpec,
@@ -64,8 +66,8 @@ def spec(session: str) -> SessionSpec:
     return SessionSpec(session, CONTEXT, 3, SamplingParams(), StopRules(100))
 
 
-def job(session: str, *, features: tuple[FeatureFrame, ...] = ()) -> DraftJob:
-    return DraftJob(session, CONTEXT, 3, 8, features)
+def job(session: str, *, features: tuple[FeatureFrame, ...] = (), kv: tuple[KvFrame, ...] = ()) -> DraftJob:
+    return DraftJob(session, CONTEXT, 3, 8, features, kv)
 
 
 def test_parts_are_named_after_the_colon_or_in_a_setting() -> None:
@@ -158,6 +160,20 @@ def test_features_go_to_the_parts_that_need_them() -> None:
     mix.extend([job("s", features=(FRAME,))])
     assert needy.asked == [[job("s", features=(FRAME,))]]
     assert other.asked == [[job("s")]]
+
+
+def test_keys_and_values_go_to_the_parts_that_need_them() -> None:
+    shape = KvShape("full_attention", 1, 1)
+    frame = KvFrame("s", shape.kind, FeatureFrame(0, 1, bytes(4)))
+    needy, other = part("a", needs=Needs(kv=(shape,))), part("b", needs=Needs((-1,), is_optional=True))
+    mix = MixDrafter([needy, other])
+    assert mix.info.needs == Needs((-1,), kv=(shape,))
+    mix.open(spec("s"))
+    mix.extend([job("s", kv=(frame,))])
+    assert needy.asked == [[job("s", kv=(frame,))]]
+    assert other.asked == [[job("s")]]
+    with pytest.raises(InvalidRequest, match="parts of this mix look at different keys and values"):
+        MixDrafter([needy, part("c", needs=Needs(kv=(KvShape("full_attention", 1, 2),)))])
 
 
 def test_a_part_that_refuses_is_left_out_of_this_session() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paceline.config.settings import DrafterSettings
-from paceline.core.types import DrafterInfo, DraftJob, Guess, Needs, SessionSpec
+from paceline.core.types import DrafterInfo, DraftJob, Guess, KvShape, Needs, SessionSpec
 from paceline.drafters import create_drafter
 from paceline.drafters.warming import warm_up
 
@@ -43,6 +43,14 @@ def test_it_is_asked_greedily_and_warmly_with_hidden_states_and_without() -> Non
     assert {frame.row_bytes for job in diary.jobs for frame in job.features} == {2 * 8 * 2}
     assert {max(job.context) for job in diary.jobs} == {3}
     assert diary.open_sessions == set()
+
+
+def test_one_that_reads_keys_and_values_gets_some() -> None:
+    shapes = (KvShape("full_attention", 2, 8), KvShape("sliding_attention", 1, 4, history=3))
+    diary = Diary(Needs(hidden_states=(-1,), hidden_size=8, kv=shapes))
+    warm_up(diary)
+    seen = [[(one.kind, one.rows.num_rows, one.rows.row_bytes) for one in job.kv] for job in diary.jobs]
+    assert seen == [[], [("full_attention", 5, 64), ("sliding_attention", 5, 16)]] * 2
 
 
 def test_one_that_fails_is_closed_and_tells() -> None:

@@ -16,6 +16,8 @@ from paceline.core.types import (
     Draft,
     FeatureFrame,
     Guess,
+    KvFrame,
+    KvShape,
     Needs,
     SamplingParams,
     SessionSpec,
@@ -329,3 +331,54 @@ def test_hidden_states_of_another_model_or_of_tokens_to_come_are_refused() -> No
         hungry().commit(with_features(3, 4, rows=(0, 3), width=6))
     with pytest.raises(InvalidRequest, match="up to position 3, but the newest committed token is at 3"):
         hungry().commit(with_features(3, 4, rows=(0, 4)))
+
+
+SHAPE = KvShape("full_attention", 1, 1)
+
+
+def kv(start: int, end: int, kind: str = "full_attention", width: int = 4) -> KvFrame:
+    rows = b"".join(at.to_bytes(width, "little") for at in range(start, end))
+    return KvFrame("s", kind, FeatureFrame(start, end - start, rows))
+
+
+def reading() -> DraftingSession:
+    return DraftingSession(SPEC, max_window=64, needs=Needs(kv=(SHAPE,)))
+
+
+def test_keys_and_values_come_with_the_job_behind_the_commit_of_their_tokens() -> None:
+    one = reading()
+    for frame in (kv(0, 2), kv(2, 4)):
+        one.add_kv(frame)
+    first = one.job(2)
+    assert first is not None
+    assert first.kv == (kv(0, 2),)  # the newest token, at 2, has no row yet
+    one.extend(first, Guess("s", (7, 8)))
+    one.commit(commit(3, 7, 9))
+    second = one.job(2)
+    assert second is not None
+    assert second.kv == (kv(2, 4),)
+    third = one.job(2)
+    assert third is not None
+    assert third.kv == ()
+
+
+def test_who_starts_anew_gets_all_keys_and_values_again() -> None:
+    one = reading()
+    one.add_kv(kv(0, 2))
+    assert one.job(2) is not None
+    one.restart()
+    job = one.job(2)
+    assert job is not None
+    assert job.kv == (kv(0, 2),)
+
+
+def test_keys_and_values_that_nobody_asked_for_are_dropped_and_those_of_another_model_refused() -> None:
+    one = reading()
+    one.add_kv(kv(0, 2, "sliding_attention"))
+    job = one.job(2)
+    assert job is not None
+    assert job.kv == ()
+    with pytest.raises(InvalidRequest, match="kv: rows of 6 bytes"):
+        one.add_kv(kv(0, 2, width=6))
+    with pytest.raises(InvalidRequest, match="kv: rows reach up to position 4095"):
+        one.add_kv(kv(0, 4096))

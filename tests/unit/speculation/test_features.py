@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import FeatureFrame, Tap, VerifierInfo
+from paceline.core.types import FeatureFrame, KvFrame, KvShape, KvWish, StepItem, StepOutcome, Tap, VerifierInfo
 from paceline.speculation.features import (
     MAX_FRAME_BYTES,
     FeatureWindow,
+    KvCursor,
+    KvWindow,
+    check_kv,
     check_taps,
     join,
     last_rows,
@@ -123,3 +126,137 @@ def test_a_verifier_without_hidden_states_says_so_and_ending_a_tap_is_always_fin
         check_taps(Tap("s", (-1,)), without)
     check_taps(Tap("s"), without)
     check_taps(Tap("s", (1, 2, -1), 64), INFO)
+
+
+FULL, SLIDING = KvShape("full_attention", 1, 2), KvShape("sliding_attention", 2, 2, history=3)
+
+
+def kv_window(history: int, *frames: FeatureFrame) -> KvWindow:
+    out = KvWindow(history)
+    for one in frames:
+        out.add(one)
+    return out
+
+
+def test_rows_below_a_position_are_taken_and_the_others_later() -> None:
+    one = kv_window(0, frame(0, 4), frame(4, 9))
+    assert one.take(6) == frame(0, 6)
+    assert one.take(6) is None
+    one.add(frame(9, 10))
+    assert one.take(9) == frame(6, 9)
+    assert one.take() == frame(9, 10)
+
+
+def test_within_a_process_no_row_of_a_context_gives_way_but_those_that_nobody_looks_at() -> None:
+    wide = MAX_FRAME_BYTES // 2
+    assert kv_window(0, frame(0, 2, wide), frame(2, 5, wide)).take() == frame(0, 5, wide)
+    assert kv_window(3, frame(0, 2), frame(2, 5)).take() == frame(2, 5)
+
+
+def test_a_new_copy_replaces_rows_that_lacked_those_before_them() -> None:
+    one = kv_window(0, frame(7, 9))
+    assert one.take() == frame(7, 9)
+    one.add(frame(0, 5))
+    one.add(frame(5, 9))
+    assert one.take() == frame(0, 9)
+    one.add(frame(0, 5))
+    assert one.take() is None
+    one.rewind()
+    assert one.take() == frame(0, 9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9), st.integers(0, 30)), max_size=12))
+def test_whatever_comes_rows_of_keys_and_values_are_whole_and_below_the_position(
+    arrivals: list[tuple[int, int, int]],
+) -> None:
+    one = KvWindow(0)
+    for start, num_rows, below in arrivals:
+        one.add(frame(start, start + num_rows))
+        got = one.take(below)
+        if got is not None:
+            assert got == frame(got.start, got.end)
+            assert got.end <= below
+
+
+def step(kv: tuple[KvWish, ...], start: int, num_rows: int, num_draft: int = 0) -> StepItem:
+    return StepItem("s", start, (5,) * num_rows, num_draft=num_draft, kv=kv)
+
+
+def brought(*ends: int) -> StepOutcome:
+    return StepOutcome("s", (5, 6, 7), accepted=2, kv=tuple(KvFrame("s", "x", frame(0, end)) for end in ends))
+
+
+def test_all_rows_that_are_of_use_are_wished_first_and_then_what_is_new() -> None:
+    cursor = KvCursor()
+    assert cursor.wishes(9) == ()
+    cursor.listen((FULL, SLIDING))
+    first = cursor.wishes(9)
+    assert first == (KvWish("full_attention", 0), KvWish("sliding_attention", 5))
+    assert cursor.took(step(first, 4, 4), StepOutcome("s", ())) == ()
+    second = cursor.wishes(9)
+    assert second == (KvWish("full_attention", 8), KvWish("sliding_attention", 8))
+    outcome = brought(11)
+    assert cursor.took(step(second, 8, 4, num_draft=3), outcome) == outcome.kv
+    assert cursor.wishes(12) == (KvWish("full_attention", 11), KvWish("sliding_attention", 11))
+
+
+def test_what_a_step_brings_that_began_before_somebody_new_listened_is_dropped() -> None:
+    cursor = KvCursor()
+    cursor.listen((FULL,))
+    wishes = cursor.wishes(9)
+    cursor.listen((FULL,))
+    assert cursor.took(step(wishes, 0, 9), brought(9)) == ()
+    assert cursor.wishes(12) == (KvWish("full_attention", 0),)
+    cursor.listen(())
+    assert cursor.wishes(12) == ()
+    assert cursor.took(step((), 0, 9), brought()) == ()
+
+
+GIVES = replace(INFO, kv=(KvShape("full_attention", 1, 2), KvShape("sliding_attention", 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (KvShape("linear", 1, 2), "taps: verifier target gives no keys and values of linear."),
+        (
+            KvShape("full_attention", 2, 2),
+            "taps: full_attention has 1 heads of 2 numbers in verifier target, not 2 of 2.",
+        ),
+        (
+            KvShape("full_attention", 1, 4),
+            "taps: full_attention has 1 heads of 2 numbers in verifier target, not 1 of 4.",
+        ),
+    ],
+)
+def test_keys_and_values_that_are_not_there_are_refused_by_name(wanted: KvShape, reason: str) -> None:
+    check_taps(Tap("s", (-1,), kv=(FULL, SLIDING)), GIVES)
+    with pytest.raises(InvalidRequest) as caught:
+        check_taps(Tap("s", (-1,), kv=(SLIDING, wanted)), GIVES)
+    assert str(caught.value) == reason
+    with pytest.raises(InvalidRequest, match="gives no keys and values"):
+        check_taps(Tap("s", kv=(wanted,)), INFO)
+
+
+def test_rows_larger_than_a_message_can_not_be_given() -> None:
+    huge = KvShape("full_attention", 2**16, 2**8)
+    with pytest.raises(InvalidRequest, match=r"taps: keys and values of one position .* have more than 2097152 bytes"):
+        check_taps(Tap("s", kv=(huge,)), replace(INFO, kv=(huge,)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (FeatureFrame(0, 0, b""), "kv: a frame has at least one row"),
+        (FeatureFrame(0, 2, bytes(18)), "kv: 18 bytes are not 2 rows"),
+        (
+            FeatureFrame(0, 2, bytes(20)),
+            "kv: rows of 10 bytes, but keys and values of 1 heads of 2 numbers have 8; use the target that",
+        ),
+        (FeatureFrame(8, 3, bytes(24)), "kv: rows reach up to position 10, but the session ends before 10; open it"),
+    ],
+)
+def test_keys_and_values_of_another_shape_or_beyond_the_session_are_refused(rows: FeatureFrame, reason: str) -> None:
+    check_kv(KvFrame("s", "full_attention", FeatureFrame(8, 2, bytes(16))), FULL, 10)
+    with pytest.raises(InvalidRequest, match=reason):
+        check_kv(KvFrame("s", "full_attention", rows), FULL, 10)

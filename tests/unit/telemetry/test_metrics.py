@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import Commit
-from paceline.telemetry.metrics import VerifierMetrics, serve_metrics
+from paceline.core.types import Commit, FeatureFrame, KvFrame
+from paceline.telemetry.metrics import DrafterMetrics, VerifierMetrics, serve_metrics
 
 
 @pytest.fixture
@@ -48,6 +48,18 @@ def test_commits_are_counted_with_drafts_and_by_the_place_of_accepted_tokens(
     assert places == [
         f'paceline_spec_decode_num_accepted_tokens_per_pos_total{{position="{place}"}} 1.0' for place in (0, 1)
     ]
+
+
+def test_bytes_of_hidden_states_and_of_keys_and_values_are_counted_at_both_ends(
+    registry: CollectorRegistry, page: str
+) -> None:
+    for metrics in (VerifierMetrics(registry), DrafterMetrics(other := CollectorRegistry())):
+        metrics.commit(Commit("s", 3, (4,), features=FeatureFrame(2, 1, bytes(6))))
+        for kind in ("full_attention", "sliding_attention"):
+            metrics.kv(KvFrame("s", kind, FeatureFrame(0, 3, bytes(24))))
+    for where in (registry, other):
+        assert where.get_sample_value("paceline_feature_bytes_total") == 6.0
+        assert where.get_sample_value("paceline_kv_bytes_total") == 48.0
 
 
 def test_a_session_count_is_what_was_set_last(registry: CollectorRegistry, page: str) -> None:

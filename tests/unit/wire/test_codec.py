@@ -29,6 +29,7 @@ PAIRS: dict[str, tuple[st.SearchStrategy[Any], ToPb, FromPb]] = {
     "session": (nouns.spec, codec.session_spec_to_pb, codec.session_spec_from_pb),
     "draft": (nouns.draft, codec.draft_to_pb, codec.draft_from_pb),
     "commit": (nouns.commit, codec.commit_to_pb, codec.commit_from_pb),
+    "keys and values": (nouns.kv_frame, codec.kv_frame_to_pb, codec.kv_frame_from_pb),
     "tap": (nouns.tap, codec.tap_to_pb, codec.tap_from_pb),
     "credit": (nouns.credit, codec.credit_to_pb, codec.credit_from_pb),
     "refusal": (nouns.refused, codec.refused_to_pb, codec.refused_from_pb),
@@ -90,6 +91,11 @@ MESSAGES: dict[str, tuple[Message, FromPb]] = {
     "SessionSpec": (SPEC, codec.session_spec_from_pb),
     "Draft": (tokens_pb2.Draft(session_id="s"), codec.draft_from_pb),
     "Commit": (tokens_pb2.Commit(session_id="s"), codec.commit_from_pb),
+    "Tap": (tokens_pb2.Tap(session_id="s"), codec.tap_from_pb),
+    "KvFrame": (
+        tokens_pb2.KvFrame(session_id="s", rows=tokens_pb2.FeatureFrame(num_rows=1, bf16=b"12")),
+        codec.kv_frame_from_pb,
+    ),
     "Credit": (tokens_pb2.Credit(session_id="s"), codec.credit_from_pb),
     "Refused": (tokens_pb2.Refused(session_id="s"), codec.refused_from_pb),
     "Drain": (tokens_pb2.Drain(), codec.drain_from_pb),
@@ -306,6 +312,20 @@ def test_hidden_states_of_a_wrong_size_or_place_are_refused(frame: tokens_pb2.Fe
     message = tokens_pb2.Commit(session_id="s", start=7, token_ids=(1, 2, 3), features=frame)
     with pytest.raises(InvalidRequest, match=f"features: .*{reason}"):
         codec.commit_from_pb(message)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (None, "a frame has at least one row"),
+        (tokens_pb2.FeatureFrame(num_rows=3, bf16=bytes(8)), "8 bytes are not 3 rows"),
+        (tokens_pb2.FeatureFrame(num_rows=2**32 - 1, bf16=bytes(8)), "8 bytes are not 4294967295 rows"),
+        (tokens_pb2.FeatureFrame(num_rows=1, bf16=bytes(MAX_FRAME_BYTES + 2)), "more than 2097152; send fewer rows"),
+    ],
+)
+def test_keys_and_values_of_a_wrong_size_are_refused(frame: tokens_pb2.FeatureFrame | None, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"kv\.rows: .*{reason}"):
+        codec.kv_frame_from_pb(tokens_pb2.KvFrame(session_id="s", kind="full_attention", rows=frame))
 
 
 def test_an_unspecified_sampler_is_coupled() -> None:

@@ -17,17 +17,17 @@ from paceline.wire import frames
 
 DIRECTIONS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Message], Callable[[Any], Any]]] = {
     "to a verifier": (
-        nouns.spec | nouns.draft | nouns.close | nouns.credit,
+        nouns.spec | nouns.draft | nouns.close | nouns.credit | nouns.tap,
         frames.verify_request_to_pb,
         frames.verify_request_from_pb,
     ),
     "from a verifier": (
-        nouns.commit | nouns.credit | nouns.refused | nouns.drain,
+        nouns.commit | nouns.kv_frame | nouns.credit | nouns.refused | nouns.drain,
         frames.verify_response_to_pb,
         frames.verify_response_from_pb,
     ),
     "to a drafter": (
-        nouns.spec | nouns.commit | nouns.close | nouns.credit,
+        nouns.spec | nouns.commit | nouns.kv_frame | nouns.close | nouns.credit,
         frames.draft_request_to_pb,
         frames.draft_request_from_pb,
     ),

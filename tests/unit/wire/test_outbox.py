@@ -18,6 +18,7 @@ from paceline.core.types import (
     Drain,
     FeatureFrame,
     FinishReason,
+    KvFrame,
     Refused,
     SamplingParams,
     SessionSpec,
@@ -221,3 +222,35 @@ def test_frames_of_many_sessions_travel_in_several_messages() -> None:
     taken = batches([with_rows(f"s{at}", 5, 1, wide) for at in range(8)])
     assert [len(batch) for batch in taken] == [3, 3, 2]
     assert [commit.session for batch in taken for commit in batch] == [f"s{at}" for at in range(8)]
+
+
+def kv(session: str, start: int, num_bytes: int = 4) -> KvFrame:
+    return KvFrame(session, "full_attention", FeatureFrame(start, 1, bytes(num_bytes)))
+
+
+def test_a_merged_commit_comes_behind_the_keys_and_values_of_both() -> None:
+    events = [kv("a", 4), Commit("a", 5, (7,)), kv("b", 4), kv("a", 5), Commit("a", 6, (8,)), Commit("b", 5, (9,))]
+    assert sent(events, merge_commits=True) == [
+        kv("a", 4),
+        kv("b", 4),
+        kv("a", 5),
+        Commit("a", 5, (7, 8)),
+        Commit("b", 5, (9,)),
+    ]
+    assert sent(events) == events
+
+
+def test_keys_and_values_never_come_behind_the_commit_that_needs_them_nor_before_the_opening() -> None:
+    events = [kv("a", 4), Commit("a", 5, (7,)), spec("a", 6), kv("a", 0), Commit("a", 6, (8,))]
+    assert sent(events, merge_commits=True) == events
+
+
+def test_whoever_leaves_gets_no_more_keys_and_values() -> None:
+    assert sent([kv("a", 4), kv("b", 4), Close("a")]) == [kv("b", 4), Close("a")]
+
+
+def test_a_whole_copy_travels_in_several_messages() -> None:
+    third = MAX_CONTEXT * TOKEN_BYTES // 3
+    taken = batches([*(kv("a", at, third) for at in range(4)), kv("a", 4, MAX_FRAME_BYTES), Commit("a", 5, (7,))])
+    assert [len(batch) for batch in taken] == [3, 1, 1, 1]
+    assert [type(event) for batch in taken for event in batch] == [KvFrame] * 5 + [Commit]
