@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 from support.peers import Peer, connected_peer
 from support.tiny_models import VOCAB, make_runner, random_tokens, write_model
 
@@ -30,20 +30,22 @@ from paceline.core.types import (
     Tap,
     Tokens,
 )
+from paceline.drafters.reloading import Reloader
 from paceline.models.frames import rows_of
 from paceline.models.invariance import settle
 from paceline.models.runner import Feed, ModelRunner
 from paceline.models.threads import use_threads
+from paceline.telemetry.metrics import VerifierMetrics
+from paceline.telemetry.spans import Tracer
 from paceline.testing.clock import LoopClock
 from paceline.testing.reference import reference
 from paceline.testing.system import VERIFIER, LocalSystem, drafter, local_system, verifier
 from paceline.testing.witness import FeatureWitness
 from paceline.testing.workers import InlineWorker
-from paceline.v1 import verifier_pb2_grpc
 from paceline.verifiers.torch import TorchVerifier
 from paceline.wire.links import GrpcVerifierLink
+from verifier_service import service
 from verifier_service.runtime import VerifierRuntime
-from verifier_service.service import VerifierServicer
 
 PROMPT = tuple(random_tokens(21))
 LENGTH = 40
@@ -347,11 +349,10 @@ async def test_the_next_token_does_not_depend_on_who_listens(world: World) -> No
 async def over_a_socket(world: World) -> AsyncIterator[Peer]:
     runtime = verifier(world.settings, world.make)(LoopClock())
     assert isinstance(runtime, VerifierRuntime)
-
-    def register(server: grpc.aio.Server) -> None:
-        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(VerifierServicer(runtime), server)
-
-    async with connected_peer("grpc", runtime, register, GrpcVerifierLink, "paceline.v1.VerifierService") as peer:
+    reloads = VerifierMetrics(CollectorRegistry()).reloads
+    reloader = Reloader(runtime, lambda: FeatureWitness(NEEDS, lambda context: ()), reloads, InlineWorker())
+    register = service.register(runtime, reloader, Tracer("verifier"))
+    async with connected_peer("grpc", runtime, register, GrpcVerifierLink, service.SERVICE) as peer:
         yield peer
 
 

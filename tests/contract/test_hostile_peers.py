@@ -130,7 +130,7 @@ async def test_every_method_of_a_verifier_refuses_what_is_no_message_while_a_ses
         events = await peer.read(lambda event: True)
         got = await refusals(peer.link.address, methods(verifier_pb2, "VerifierService"))
         events += await peer.read(lambda event: isinstance(event, Commit) and event.finish is not None)
-    assert got == dict.fromkeys(["Verify", "DescribeVerifier"], INVALID)
+    assert got == dict.fromkeys(["Verify", "DescribeVerifier", "ReloadResident"], INVALID)
     assert tuple(token for event in events for token in event.token_ids) == reference(one, 200)
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from drafter_service.reloading import Reloader
 from drafter_service.runtime import DrafterRuntime
 from drafter_service.service import DrafterServicer
 from paceline.config.settings import ServerSettings, SyntheticSettings, VerifierSettings
 from paceline.core.types import SamplingParams, SessionSpec, StopRules, Tokens
+from paceline.drafters.reloading import Reloader
 from paceline.drafters.synthetic import SyntheticDrafter
 from paceline.models.hash_model import HashModel
 from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import DrafterMetrics, VerifierMetrics
 from paceline.telemetry.spans import Tracer
+from paceline.testing.workers import InlineWorker
 from paceline.v1 import drafter_pb2_grpc, verifier_pb2_grpc
 from paceline.verifiers.synthetic import SyntheticVerifier
 from paceline.wire.links import GrpcDrafterLink, GrpcVerifierLink
@@ -102,9 +103,10 @@ async def verifying(way: str) -> AsyncIterator[Peer]:
     metrics = VerifierMetrics(CollectorRegistry())
     backend = SyntheticVerifier(SETTINGS, clock)
     runtime = VerifierRuntime(backend, SETTINGS, clock, tracer=Tracer("verifier"), metrics=metrics)
+    reloader = Reloader(runtime, lambda: SyntheticDrafter(8, SYNTHETIC), metrics.reloads, InlineWorker())
 
     def register(server: grpc.aio.Server) -> None:
-        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(VerifierServicer(runtime), server)
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(VerifierServicer(runtime, reloader), server)
 
     async with connected_peer(way, runtime, register, GrpcVerifierLink, "paceline.v1.VerifierService") as peer:
         yield peer
@@ -116,7 +118,7 @@ async def drafting(way: str, agreement: float = 1.0) -> AsyncIterator[Peer]:
     metrics = DrafterMetrics(CollectorRegistry())
     drafter = SyntheticDrafter(8, replace(SYNTHETIC, agreement=agreement))
     runtime = DrafterRuntime(drafter, SystemClock(), tracer=Tracer("drafter"), metrics=metrics)
-    reloader = Reloader(runtime, lambda: drafter, metrics)
+    reloader = Reloader(runtime, lambda: drafter, metrics.reloads, InlineWorker())
 
     def register(server: grpc.aio.Server) -> None:
         drafter_pb2_grpc.add_DrafterServiceServicer_to_server(DrafterServicer(runtime, reloader), server)
