@@ -16,9 +16,10 @@ from paceline.core.errors import Conflict, PacelineError, Unavailable
 from paceline.core.ports import Clock, Drafter
 from paceline.core.types import Commit, DrafterInfo, DraftJob, Guess, Needs, SessionSpec, Tap
 from paceline.drafters.reloading import Successor, open_all
-from paceline.speculation.draft_length import StepCost
+from paceline.speculation.draft_length import Cost
+from paceline.speculation.draft_tree import Path
 from paceline.speculation.drafting import DraftingSession
-from paceline.speculation.resident import ResidentPolicy, can_drafts_pay
+from paceline.speculation.resident import Answer, ResidentPolicy, Seeker, can_drafts_pay
 from paceline.speculation.session import VerifierSession
 from paceline.telemetry.metrics import VerifierMetrics
 
@@ -31,8 +32,20 @@ class _Seat:
 
     drafting: DraftingSession
     is_open: bool = False
-    asked_ns: tuple[int, int] | None = None
-    """When it was asked for the step to come, Unix time."""
+    question: _Question | None = None
+    """For the step to come, if it was asked."""
+
+
+@dataclass(eq=False, slots=True)
+class _Question:
+    """A question that was answered, and what was there then."""
+
+    time_ns: tuple[int, int]
+    """When, Unix time."""
+    asked: int
+    """Drafts that could be there now."""
+    path: Path
+    """Those that are."""
 
 
 _Asked = Sequence[tuple[VerifierSession, _Seat, DraftJob]]
@@ -97,6 +110,7 @@ class Resident:
         needs = self._needs if gives_features else Needs()
         if needs.hidden_states:
             state.listen(Tap(state.session, needs.hidden_states, max(1, needs.history)))
+        self._policy.join(state.session, state.spec.profile)
         self._seats[state.session] = _Seat(
             DraftingSession(state.spec, max_window=self._drafter.info.max_window, needs=needs)
         )
@@ -108,54 +122,62 @@ class Resident:
             self._closing.append(session)
         self._policy.forget(session)
 
-    def committed(self, state: VerifierSession, commit: Commit, saved: float) -> tuple[int, int] | None:
-        """A step ended, which saved so many plain steps; returns when it was asked for that step, if it was.
+    def committed(self, state: VerifierSession, commit: Commit) -> tuple[int, int] | None:
+        """A step ended; returns when it was asked for that step, if it was.
 
         The hidden states behind the tokens are handed over as they are.
         """
         seat = self._seats.get(commit.session)
         if seat is None:
             return None
-        asked, seat.asked_ns = seat.asked_ns, None
-        if asked is not None:
-            self._policy.answered(commit.session, saved)
+        question, seat.question = seat.question, None
+        if question is not None:
+            right = max(question.path.count_right(commit.token_ids), commit.accepted)
+            answer = Answer(question.asked, commit.drafted, right, len(commit.token_ids))
+            self._policy.answered(commit.session, answer)
         if commit.finish is None:  # rows beyond a last token that cut drafts off belong to nobody
             seat.drafting.commit(replace(commit, features=state.heard()))
-        return asked
+        return question.time_ns if question is not None else None
 
-    async def consult(self, ready: Sequence[VerifierSession], budget: int, cost: StepCost) -> None:
-        """Add guesses to the draft trees of those sessions for which asking pays."""
+    async def consult(self, ready: Sequence[VerifierSession], budget: int, cost: Cost) -> float:
+        """Add guesses to the draft trees of those sessions for which asking pays; returns the seconds it took."""
         if self._drafter is None:
-            return
-        asked = [one for state in self._chosen(ready, budget, cost) if (one := self._ask(state)) is not None]
+            return 0.0
+        asked = self._asked(ready, budget, cost)
         if not asked and not self._closing:
-            return
+            return 0.0
+        started = self._clock.monotonic()
         try:
             await self._call(self._drafter, asked)
         except Exception:
             _log.exception("resident drafter failed, switched off", extra={"drafter": self._drafter.info.name})
             self._switch_off(ready)
+        return self._clock.monotonic() - started
 
-    def _chosen(self, ready: Sequence[VerifierSession], budget: int, cost: StepCost) -> list[VerifierSession]:
+    def _asked(self, ready: Sequence[VerifierSession], budget: int, cost: Cost) -> _Asked:
         """Those for which asking pays, and those that want drafts whether that pays or not."""
-        open_to_it = [state for state in ready if self._room(state) > 0]
-        chosen = {state.session for state in open_to_it if state.spec.min_draft}
-        names = [state.session for state in open_to_it if state.session not in chosen]
-        if names and can_drafts_pay(len(ready), budget, cost):
-            chosen.update(self._policy.choose(names, len(ready), cost.seconds(len(ready))))
-        return [state for state in open_to_it if state.session in chosen]
+        able = [(state, room) for state in ready if (room := self._room(state)) > 0]
+        wanted = {state.session: room for state, room in able if state.spec.min_draft}
+        seekers = [Seeker(one.session, len(one.path()), room) for one, room in able if one.session not in wanted]
+        if seekers and can_drafts_pay(len(ready), budget, cost):
+            wanted.update(self._policy.choose(seekers, len(ready), cost))
+        asked = []
+        for state, _ in able:
+            seat = self._seats[state.session]
+            job = seat.drafting.job(wanted.get(state.session, 0))
+            if job is not None:
+                asked.append((state, seat, job))
+        return asked
 
     def _room(self, state: VerifierSession) -> int:
-        """Tokens to ask for; none while the session isn't about to decode, or somebody else's guess is there."""
+        """Tokens to ask for at most; none while the session isn't about to decode, has asked already, or has somebody
+        else's guess."""
         seat, path = self._seats.get(state.session), state.path().token_ids
-        if seat is None or state.num_pending > 1 or seat.drafting.path[: len(path)] != path:
+        if seat is None or seat.question is not None or state.num_pending > 1:
             return 0
-        return state.max_path - len(path)
-
-    def _ask(self, state: VerifierSession) -> tuple[VerifierSession, _Seat, DraftJob] | None:
-        seat = self._seats[state.session]
-        job = seat.drafting.job(self._room(state))
-        return None if job is None else (state, seat, job)
+        if seat.drafting.path[: len(path)] != path:
+            return 0
+        return min(state.max_path - len(path), seat.drafting.room)
 
     async def _call(self, drafter: Drafter, asked: _Asked) -> None:
         closing, self._closing = self._closing, []
@@ -167,11 +189,12 @@ class Resident:
         seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
         if not asked:
             return
-        self._policy.called(len(asked), seconds)
+        self._policy.called(len(asked), max(job.max_tokens for _, _, job in asked), seconds)
         self._metrics.draft_seconds.observe(seconds)
         for state, seat, job in asked:
-            seat.asked_ns = started_ns, ended_ns
+            pending = len(state.path())
             self._take(state, seat, job, guesses.get(job.session))
+            seat.question = _Question((started_ns, ended_ns), pending + job.max_tokens, state.path())
 
     def _take(self, state: VerifierSession, seat: _Seat, job: DraftJob, guess: Guess | None) -> None:
         if self._seats.get(state.session) is not seat:

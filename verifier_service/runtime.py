@@ -43,7 +43,7 @@ from paceline.core.types import (
 )
 from paceline.sampling.processors import validate
 from paceline.speculation.batching import Batcher, Limits
-from paceline.speculation.draft_length import StepCost
+from paceline.speculation.draft_length import Cost, StepCost
 from paceline.speculation.features import check_taps
 from paceline.speculation.session import VerifierSession
 from paceline.speculation.waiting import wait_until
@@ -261,10 +261,10 @@ class VerifierRuntime:
                 if not ready:
                     await self._rest()
                     continue
-                await self._resident.consult(ready, self._budget, self._cost)
+                drafting_s = await self._resident.consult(ready, self._budget, self._cost.at(_mean_depth(ready)))
                 ready = [state for state in ready if self._is_here(state)]
                 if ready and not await self._waited(ready):
-                    await self._step(ready)
+                    await self._step(ready, drafting_s)
         finally:
             self.cut()
             self._resident.stop()
@@ -309,7 +309,7 @@ class VerifierRuntime:
     async def _waited(self, ready: Sequence[VerifierSession]) -> bool:
         """Whether time went by for drafts that pay, so that everything must be looked at again."""
         now = self._clock.monotonic()
-        plain = self._cost.seconds(len(ready))
+        plain = self._cost.at(_mean_depth(ready)).seconds(len(ready))
         until = wait_until([one.arrivals.expect(plain) for one in ready], now)
         if until is None:
             return False
@@ -323,14 +323,14 @@ class VerifierRuntime:
         self._metrics.wait_seconds.inc(self._clock.monotonic() - now)
         return True
 
-    async def _step(self, ready: Sequence[VerifierSession]) -> None:
-        plan = self._batcher.plan(ready, self._cost)
+    async def _step(self, ready: Sequence[VerifierSession], drafting_s: float) -> None:
+        plan = self._batcher.plan(ready, self._cost.at(_mean_depth(ready), drafting_s))
         offered = frozenset(state.session for state, _ in plan if state.path())
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
         result = await self._backend.step([item for _, item in plan])
         seconds = self._clock.monotonic() - started
         rows = sum(item.num_rows for _, item in plan)
-        self._cost.observe(rows, seconds)
+        self._cost.observe(rows, seconds, sum(_reads(item) for _, item in plan) / rows)
         self._metrics.step_seconds.observe(seconds)
         self._metrics.step_rows.observe(rows)
         self._commit(plan, result, (started, started_ns), offered)
@@ -350,8 +350,8 @@ class VerifierRuntime:
             self._metrics.prefill_tokens.inc(max(0, fed))
             if commit is None:
                 continue
-            saved = len(commit.token_ids) - 1 - self._price(item, rows, len(plan))
-            drafting_ns = self._resident.committed(state, commit, saved)
+            saved = len(commit.token_ids) - 1 - _price(item, rows, len(plan), self._cost.at(item.start))
+            drafting_ns = self._resident.committed(state, commit)
             record_step(self._tracer, state.spec, commit, (started_ns, self._clock.time_ns()), drafting_ns)
             self._metrics.commit(commit)
             seat.outbox.put(commit)
@@ -373,18 +373,28 @@ class VerifierRuntime:
         seat = self._seats.get(state.session)
         return seat is not None and seat.state is state
 
-    def _price(self, item: StepItem, rows: int, num_sessions: int) -> float:
-        """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any."""
-        if not item.num_checked:
-            return 0.0
-        extra = self._cost.seconds(rows) - self._cost.seconds(rows - item.num_checked)
-        return extra / self._cost.seconds(num_sessions)
-
     def _expect_draft(self, state: VerifierSession, now: float) -> None:
         if state.spec.max_draft and not state.path():
             state.arrivals.committed(now)
         else:
             state.arrivals.settled()
+
+
+def _price(item: StepItem, rows: int, num_sessions: int, cost: Cost) -> float:
+    """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any."""
+    if not item.num_checked:
+        return 0.0
+    return (cost.seconds(rows) - cost.seconds(rows - item.num_checked)) / cost.seconds(num_sessions)
+
+
+def _mean_depth(ready: Sequence[VerifierSession]) -> float:
+    """Positions that a row of theirs attends to, once they decode."""
+    return sum(state.position for state in ready) / max(1, len(ready))
+
+
+def _reads(item: StepItem) -> float:
+    """Positions that all its rows attend to."""
+    return item.num_rows * (item.start + len(item.tokens) / 2)
 
 
 def _refusal(session: str, error: PacelineError) -> Refused:

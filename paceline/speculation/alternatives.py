@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.core.types import Alternative
-from paceline.speculation.draft_length import StepCost
+from paceline.speculation.draft_length import Cost
 from paceline.speculation.draft_tree import MAX_OTHERS, Other, Path
 from paceline.speculation.odds import Shift
 
@@ -96,9 +96,7 @@ class Share:
         return out
 
 
-def choose_alternatives(
-    shares: Sequence[Share], rows: int, budget: int, cost: StepCost
-) -> list[tuple[Alternative, ...]]:
+def choose_alternatives(shares: Sequence[Share], rows: int, budget: int, cost: Cost) -> list[tuple[Alternative, ...]]:
     """Per session those that raise tokens per second in a step that has ``rows`` already; ``budget`` in all."""
     candidates = sorted(
         ((worth, number, other) for number, share in enumerate(shares) for worth, other in share.worth()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import StepItem
 from paceline.speculation.alternatives import Share, choose_alternatives
-from paceline.speculation.draft_length import StepCost, choose_lengths, lengthen
+from paceline.speculation.draft_length import Cost, choose_lengths, lengthen
 from paceline.speculation.draft_tree import Path
 from paceline.speculation.session import VerifierSession
 
@@ -48,7 +48,7 @@ class Batcher:
         self._owed = 0.0
         self._line: list[str] = []
 
-    def plan(self, ready: Sequence[VerifierSession], cost: StepCost) -> list[tuple[VerifierSession, StepItem]]:
+    def plan(self, ready: Sequence[VerifierSession], cost: Cost) -> list[tuple[VerifierSession, StepItem]]:
         """Sessions that take part with their rows; never more rows than the budget, never a session twice."""
         budget, line = self._limits.token_budget, self._lined_up(ready)
         decoding = [one for one in line if one.num_pending <= DECODE_ROWS]
@@ -82,9 +82,7 @@ class Batcher:
     def _chunk(self, session: VerifierSession) -> int:
         return min(session.num_pending, self._limits.prefill_chunk)
 
-    def _with_drafts(
-        self, taking: Sequence[_Share], budget: int, cost: StepCost
-    ) -> list[tuple[VerifierSession, StepItem]]:
+    def _with_drafts(self, taking: Sequence[_Share], budget: int, cost: Cost) -> list[tuple[VerifierSession, StepItem]]:
         """As many drafts as pay, then what pays beside them."""
         paths = [session.path() if rows == session.num_pending else Path() for session, rows in taking]
         chances = [session.acceptance.chances(path) for (session, _), path in zip(taking, paths, strict=True)]

@@ -6,7 +6,10 @@ costs here. Both are pure: outcomes and durations come in as numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from paceline.core.types import Profile
 from paceline.speculation.draft_tree import Path
@@ -30,6 +33,12 @@ PRIOR_ROW_COST = 0.02
 """Before anything was measured, a further row is taken to cost this share of a one-row step."""
 SHORTEST_S = 1e-6
 """Steps that the clock can't see, as in virtual time, count as this long: tokens per second stay finite."""
+NUM_FIRST = 3
+"""Of so many first observations the fastest counts: first ones pay for compilers and page faults, too."""
+FADE = 0.999
+"""Of the evidence for what depth costs, per step."""
+DEPTH_DOUBT = 1e6
+"""That depth costs nothing counts like steps whose squared differences in positions read sum up to this."""
 
 
 class AcceptanceLearner:
@@ -88,50 +97,105 @@ def _place(index: int) -> int:
     return min(index.bit_length(), NUM_PLACES - 1)
 
 
-class StepCost:
-    """Seconds of a step by its number of rows, learned while serving.
+@dataclass(slots=True)
+class _Cell:
+    """What steps of about the same number of rows took."""
 
-    Row counts fall into buckets (each of 1–16, then by powers of two); between seen buckets it interpolates, beyond
-    them it extends with the prior's shape. Never decreasing in rows.
+    seconds: float
+    reads: float
+    """Positions that all rows together attended to."""
+    num: int = 1
+
+    def add(self, seconds: float, reads: float) -> None:
+        """Slow outliers count little, first ones nothing."""
+        self.num += 1
+        faster, slower = (1.0, 0.0) if self.num <= NUM_FIRST else (0.2, 0.1)
+        weight = faster if seconds < self.seconds else slower
+        self.seconds += weight * (min(seconds, 2 * self.seconds) - self.seconds)
+        self.reads += weight * (reads - self.reads)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Seconds of the next step by its rows: what sessions of one depth cost, after drafting took some time already."""
+
+    knots: tuple[tuple[int, float], ...]
+    """(rows, seconds), both rising."""
+    row_cost: float
+    spent_s: float = 0.0
+    """Of the next tokens' time that is gone: it counts, whatever is checked."""
+
+    def seconds(self, rows: float) -> float:
+        """Expected time; in units of a one-row step while nothing was seen. Interpolates, extends by ``row_cost``."""
+        if not self.knots:
+            return 1.0 + self.row_cost * rows
+        above = bisect_right(self.knots, (rows, float("inf")))
+        if not 0 < above < len(self.knots):
+            size, known = self.knots[max(0, above - 1)]
+            scaled = known * (1.0 + self.row_cost * rows) / (1.0 + self.row_cost * size)
+            return self.spent_s + (max(known, scaled) if above else scaled)
+        (low, low_s), (high, high_s) = self.knots[above - 1], self.knots[above]
+        return self.spent_s + low_s + (high_s - low_s) * (rows - low) / (high - low)
+
+
+class Cost(Protocol):
+    """Of a step."""
+
+    def seconds(self, rows: float) -> float:
+        """By its rows."""
+
+
+class StepCost:
+    """Seconds of a step by its number of rows and their depth (positions that a row attends to), learned while serving.
+
+    Row counts fall into cells (each of 1-16, then by powers of two). What a position read costs is learned from
+    differences within cells, for all cells together: a row of a long context may cost five times one of a short one.
     """
 
     def __init__(self, row_cost: float = PRIOR_ROW_COST) -> None:
         self._row_cost = row_cost
-        self._seen: dict[int, float] = {}
+        self._cells: dict[int, _Cell] = {}
+        self._covariance = 0.0
+        self._variance = DEPTH_DOUBT
 
-    def _prior(self, rows: int) -> float:
-        return 1.0 + self._row_cost * rows
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """A step of ``rows`` rows took this long; slow outliers count little."""
-        key, seconds = _size_class(rows), max(seconds, SHORTEST_S)
-        old = self._seen.get(key)
-        if old is None:
-            self._seen[key] = seconds
+    def observe(self, rows: int, seconds: float, depth: float = 0.0) -> None:
+        """A step of ``rows`` rows took this long; on average they attended to ``depth`` positions."""
+        seconds, reads = max(seconds, SHORTEST_S), rows * depth
+        cell = self._cells.get(size_class(rows))
+        if cell is None:
+            self._cells[size_class(rows)] = _Cell(seconds, reads)
             return
-        weight = 0.2 if seconds < old else 0.1
-        self._seen[key] = old + weight * (min(seconds, 2 * old) - old)
+        if cell.num >= NUM_FIRST:
+            more = reads - cell.reads
+            self._covariance = FADE * self._covariance + more * (min(seconds, 2 * cell.seconds) - cell.seconds)
+            self._variance = DEPTH_DOUBT + FADE * (self._variance - DEPTH_DOUBT) + more * more
+        cell.add(seconds, reads)
 
-    def seconds(self, rows: int) -> float:
-        """Expected time of a step of ``rows`` rows; in units of a one-row step while nothing was seen."""
-        if not self._seen:
-            return self._prior(rows)
-        known = sorted(self._seen)
-        below = [size for size in known if size <= rows]
-        above = [size for size in known if size > rows]
-        low = max((self._seen[size] for size in below), default=0.0)
-        if below and above:
-            high = max(low, self._seen[above[0]])
-            return low + (high - low) * (rows - below[-1]) / (above[0] - below[-1])
-        anchor = below[-1] if below else above[0]
-        return max(low, self._seen[anchor] * self._prior(rows) / self._prior(anchor))
+    def at(self, depth: float, spent_s: float = 0.0) -> StepTimes:
+        """For rows that attend to so many positions, after ``spent_s`` of drafting for them."""
+        read_s = max(0.0, self._covariance / self._variance)
+        return self._times({size: read_s * (size * depth - cell.reads) for size, cell in self._cells.items()}, spent_s)
+
+    def seconds(self, rows: float) -> float:
+        """Expected time of a step of ``rows`` rows at the depths seen; in one-row steps while nothing was seen."""
+        return self._times(dict.fromkeys(self._cells, 0.0), 0.0).seconds(rows)
+
+    def _times(self, extra_s: Mapping[int, float], spent_s: float) -> StepTimes:
+        """Never decreasing in rows; nothing gets cheaper than a quarter of what it was seen to cost."""
+        knots, longest = [], 0.0
+        for size in sorted(self._cells):
+            seen = self._cells[size].seconds
+            longest = max(longest, seen / 4, seen + extra_s[size])
+            knots.append((size, longest))
+        return StepTimes(tuple(knots), self._row_cost, spent_s)
 
 
-def _size_class(rows: int) -> int:
+def size_class(rows: int) -> int:
+    """The cell of a count: itself up to 16, then the power of two above it."""
     return rows if rows <= 16 else 1 << (rows - 1).bit_length()
 
 
-def choose_lengths(chances: Sequence[Sequence[float]], base_rows: int, budget: int, cost: StepCost) -> list[int]:
+def choose_lengths(chances: Sequence[Sequence[float]], base_rows: int, budget: int, cost: Cost) -> list[int]:
     """Draft tokens to check per session so that expected tokens / step time is largest.
 
     ``chances[i]`` are session i's conditional acceptance chances. Tokens are taken in the order of their chance to be

@@ -59,6 +59,11 @@ class Path:
         pairs = zip(self.token_ids, tokens, strict=False)
         return next((index for index, (own, token) in enumerate(pairs) if own != token), min(len(self), len(tokens)))
 
+    def first(self, count: int) -> Path:
+        """Its first tokens, and what else could be said in their places."""
+        others = tuple(other for other in self.others if other.index < count)
+        return Path(self.token_ids[:count], self.confidences[:count], others)
+
 
 def check_draft(draft: Draft, vocab_size: int) -> None:
     """Raise ``InvalidRequest`` for a draft that no honest drafter sends."""

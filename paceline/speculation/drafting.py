@@ -115,10 +115,16 @@ class DraftingSession:
         """Guesses may reach up to here."""
         self._credit = max(self._credit or 0, credit.until)
 
+    @property
+    def room(self) -> int:
+        """Tokens that may be guessed now; none while the window is full or nothing comes to mind."""
+        room = min(self._window - len(self._path), self._last - self.position - len(self._path))
+        return 0 if self._is_dry else max(0, room)
+
     def job(self, max_tokens: int) -> DraftJob | None:
-        """What to guess next, at most ``max_tokens``; None while the window is full or nothing comes to mind."""
-        room = min(self._window - len(self._path), self._last - self.position - len(self._path), max_tokens)
-        if self._is_dry or room <= 0:
+        """What to guess next, at most ``max_tokens``; None where there is no room."""
+        room = min(self.room, max_tokens)
+        if room <= 0:
             return None
         frame = self._features.take()
         features = () if frame is None else (frame,)

@@ -158,7 +158,7 @@ class VerifierSession:
         if item is None or not item.sample:
             self._cached += len(item.tokens) if item else 0
             return None
-        self._learn(outcome)
+        self._learn(outcome.token_ids)
         tokens, finish = self._cut(outcome.token_ids)
         start = self.position
         self._tokens += tokens
@@ -184,14 +184,16 @@ class VerifierSession:
                 if tap in listener.taps:
                     listener.window.add(frame)
 
-    def _learn(self, outcome: StepOutcome) -> None:
-        if not self._path:
+    def _learn(self, said: Tokens) -> None:
+        """From all drafts that lie where the target has spoken: one more than were checked, if those were right."""
+        judged = self.path().first(len(said))
+        if not judged:
             self.acceptance.relax()
             return
-        right = self._path.count_right(outcome.token_ids)
-        self.acceptance.observe(self._path, right)
-        if right < len(self._path):
-            self.seconds.observe(self._path, right, outcome.token_ids[right])
+        right = judged.count_right(said)
+        self.acceptance.observe(judged, right)
+        if right < len(judged):
+            self.seconds.observe(judged, right, said[right])
 
     def _cut(self, token_ids: Tokens) -> tuple[Tokens, FinishReason | None]:
         """Nothing after a stop id or the limit is committed."""

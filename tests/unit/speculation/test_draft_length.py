@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.speculation.draft_length import AcceptanceLearner, StepCost, choose_lengths
+from paceline.speculation.draft_length import NUM_FIRST, AcceptanceLearner, StepCost, choose_lengths
 from paceline.speculation.draft_tree import Path
 
 
@@ -93,11 +95,53 @@ def test_one_slow_step_hardly_changes_what_was_learned() -> None:
 
 
 def test_faster_steps_are_believed_sooner_than_slower_ones() -> None:
-    faster, slower = cost({4: 0.010}), cost({4: 0.010})
+    faster, slower = StepCost(), StepCost()
+    for _ in range(NUM_FIRST):
+        faster.observe(4, 0.010)
+        slower.observe(4, 0.010)
     faster.observe(4, 0.005)
     slower.observe(4, 0.015)
     assert faster.seconds(4) == pytest.approx(0.009)
     assert slower.seconds(4) == pytest.approx(0.0105)
+
+
+def test_a_first_step_that_compiles_is_forgotten_with_the_second() -> None:
+    step = cost({4: 1.0})
+    step.observe(4, 0.010)
+    step.observe(4, 0.011)
+    assert step.seconds(4) == pytest.approx(0.010)
+
+
+def served(draw: random.Random, times: Callable[[int, int], float]) -> StepCost:
+    """After 60 sessions of 20 steps that begin at 50 or 900 positions, with noise of a twentieth."""
+    step = StepCost()
+    for session in range(60):
+        begin = (50, 900)[session % 2]
+        for index in range(20):
+            rows, depth = draw.choice((1, 2, 3, 4, 6, 9)), begin + 2 * index
+            step.observe(rows, times(rows, depth) * draw.uniform(0.95, 1.05), depth)
+    return step
+
+
+def test_a_row_of_a_long_context_is_known_to_cost_more_though_steps_of_all_contexts_share_what_was_seen() -> None:
+    step = served(random.Random(1), lambda rows, depth: 0.020 + 3.5e-4 * rows + 1e-6 * rows * depth)
+    short, long = step.at(60.0), step.at(920.0)
+    for times, depth in ((short, 60), (long, 920)):
+        a_row = (times.seconds(9) - times.seconds(1)) / 8
+        assert a_row == pytest.approx(3.5e-4 + 1e-6 * depth, rel=0.25)
+    assert choose_lengths([[0.6] * 9], 1, 9, long)[0] < choose_lengths([[0.6] * 9], 1, 9, short)[0]
+
+
+def test_where_depth_costs_nothing_all_contexts_are_alike() -> None:
+    step = served(random.Random(2), lambda rows, depth: 0.020 + 3.5e-4 * rows)
+    assert step.at(920.0).seconds(9) == pytest.approx(step.at(60.0).seconds(9), rel=0.03)
+
+
+def test_time_already_spent_on_drafting_makes_a_step_check_more() -> None:
+    step = cost({rows: 0.010 + 0.003 * rows for rows in range(1, 9)})
+    at_once, after = step.at(0.0), step.at(0.0, spent_s=0.030)
+    assert after.seconds(3) == pytest.approx(0.030 + at_once.seconds(3))
+    assert choose_lengths([[0.5] * 8], 1, 8, after)[0] > choose_lengths([[0.5] * 8], 1, 8, at_once)[0]
 
 
 def test_many_rows_are_learned_by_powers_of_two() -> None:
