@@ -48,7 +48,7 @@ async def coordinating() -> AsyncIterator[tuple[LocalSystem, str]]:
 
 async def answers(channel: grpc.aio.Channel, request: bytes) -> list[coordinator_pb2.GenerateResponse]:
     call: Any = channel.unary_stream(GENERATE, response_deserializer=coordinator_pb2.GenerateResponse.FromString)
-    return [answer async for answer in call(request, timeout=10)]
+    return [answer async for answer in call(request, timeout=60)]
 
 
 def request(*, sampling: bytes = b"", itself: bytes = b"") -> bytes:
@@ -94,7 +94,7 @@ def malformed_call(channel: grpc.aio.Channel, method: MethodDescriptor) -> Any:
     arity = {False: "unary", True: "stream"}
     kind = f"{arity[method.client_streaming]}_{arity[method.server_streaming]}"
     call = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
-    made = call(iter([MALFORMED]) if method.client_streaming else MALFORMED, timeout=10)
+    made = call(iter([MALFORMED]) if method.client_streaming else MALFORMED, timeout=60)
     return made.read() if method.server_streaming else made
 
 
@@ -152,7 +152,7 @@ async def test_a_peer_that_sends_noise_in_mid_stream_loses_its_own_sessions_only
     async with verifying("grpc") as peer, connect(peer.link.address) as channel:
         peer.link.send(ours)
         events = await peer.read(lambda event: True)
-        stream: Any = channel.stream_stream("/paceline.v1.VerifierService/Verify")(timeout=10)
+        stream: Any = channel.stream_stream("/paceline.v1.VerifierService/Verify")(timeout=60)
         await stream.write(frames.verify_request_to_pb([theirs]).SerializeToString())
         assert await stream.read() != grpc.aio.EOF
         await stream.write(MALFORMED)
@@ -194,7 +194,7 @@ async def test_a_command_that_makes_no_sense_ends_its_stream_with_the_field_to_m
     command: verifier_pb2.VerifierCommand, code: grpc.StatusCode, text: str
 ) -> None:
     async with verifying("grpc") as peer, connect(peer.link.address) as channel:
-        stream: Any = channel.stream_stream("/paceline.v1.VerifierService/Verify")(timeout=10)
+        stream: Any = channel.stream_stream("/paceline.v1.VerifierService/Verify")(timeout=60)
         await stream.write(verifier_pb2.VerifyRequest(commands=[command]).SerializeToString())
         error = await failure(stream.read())
     assert (error.code(), error.details()) == (code, text)

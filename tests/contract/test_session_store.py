@@ -207,7 +207,7 @@ async def test_a_session_that_nobody_touches_is_forgotten_and_its_name_is_free(s
             return False
         return True
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await is_there():  # noqa: ASYNC110  (nobody tells us when the time is over)
             await asyncio.sleep(0)
     assert (await store.create(replace(NEW, fingerprint="other"))).fingerprint == "other"

@@ -73,7 +73,7 @@ class Caller:
         method: Any = getattr(self.channel, kind)(
             f"/{SERVICE}/{kind}", response_deserializer=pb.ReadSpansResponse.FromString
         )
-        call = method(messages[0] if kind.startswith("unary") else iter(messages), timeout=10)
+        call = method(messages[0] if kind.startswith("unary") else iter(messages), timeout=60)
         answers = [answer async for answer in call] if kind.endswith("stream") else [await call]
         return [span.name for answer in answers for span in answer.spans]
 
@@ -82,12 +82,12 @@ class Caller:
         method: Any = self.channel.stream_stream(
             f"/{SERVICE}/stream_stream", response_deserializer=pb.ReadSpansResponse.FromString
         )
-        return method(timeout=10)
+        return method(timeout=60)
 
 
 async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     """How a call fails that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await call
     return caught.value

@@ -35,7 +35,7 @@ VOCAB = 1000
 SYNTHETIC = SyntheticSettings(vocab_size=VOCAB, step_base_s=0.001, agreement=1.0)
 SETTINGS = VerifierSettings(backend="synthetic", max_sessions=8, synthetic=SYNTHETIC)
 WARM = SamplingParams(temperature=0.8, seed=7)
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 """A test that waits longer for its peer has failed."""
 
 

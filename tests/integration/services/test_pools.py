@@ -66,7 +66,7 @@ async def read(client: Client, request: GenerateRequest = REQUEST) -> Tokens:
 
 async def healthy(client: Client, num_verifiers: int, num_drafters: int) -> None:
     """Wait until the coordinator sees so many."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60.0):
         while True:
             info = await client.describe()
             pools = (info.verifiers, info.drafters)
@@ -92,8 +92,9 @@ async def test_a_drafter_with_another_tokenizer_is_not_used_and_describe_says_wh
             )
             assert used.detail == ""
             completion = await client.complete(REQUEST)
+            while not completion.finished.speculative.num_draft_tokens:  # on a busy machine drafts may come too late
+                completion = await client.complete(REQUEST)
             assert completion.token_ids == WHOLE
-            assert completion.finished.speculative.num_draft_tokens > 0
             assert wrong.runtime.num_sessions == 0
 
 
@@ -184,10 +185,10 @@ async def test_a_request_that_no_verifier_continues_ends_at_its_deadline(setting
         pools = replace(settings, verifiers=(verifier.address,))
         async with serve_coordinator(pools, store) as coordinator, Client(coordinator.address) as client:
             await healthy(client, 1, 0)
-            events = coordinator.runtime.generate(replace(REQUEST, deadline_s=1.0))
+            events = coordinator.runtime.generate(replace(REQUEST, deadline_s=3.0))
             seen = [await anext(events) for _ in range(3)]
             await ends.aclose()
-            with pytest.raises(PacelineError, match=r"longer than 1 s, lastly without a verifier \(") as failure:
+            with pytest.raises(PacelineError, match=r"longer than 3 s, lastly without a verifier \(") as failure:
                 await collect(after(seen, events))
             assert failure.value.code == "DEADLINE_EXCEEDED"
             (session,) = store.sessions
@@ -201,7 +202,8 @@ async def test_a_draining_verifier_hands_over_when_its_sessions_have_ended(setti
         pools = replace(settings, verifiers=(first.address, second.address))
         async with serve_coordinator(pools, UnreliableStore()) as coordinator, Client(coordinator.address) as client:
             await healthy(client, 2, 0)
-            reading = [asyncio.create_task(read(client)) for _ in range(2)]
+            long = replace(REQUEST, max_tokens=200)  # still running when Describe has answered
+            reading = [asyncio.create_task(read(client, long)) for _ in range(2)]
             await until(lambda: [one.runtime.num_sessions for one in (first, second)] == [1, 1])
             first.runtime.drain("restarting")
             await healthy(client, 1, 0)
@@ -209,7 +211,7 @@ async def test_a_draining_verifier_hands_over_when_its_sessions_have_ended(setti
             draining = next(member for member in info.verifiers if member.address == first.address)
             assert draining.detail == f"{first.address} is draining: restarting."
             assert await read(client) == WHOLE
-            assert [await outcome for outcome in reading] == [WHOLE] * 2
+            assert [await outcome for outcome in reading] == [reference(PROMPT, 200, sampling=LAW)] * 2
             await first.runtime.wait_idle()
 
 

@@ -206,12 +206,12 @@ async def test_one_reload_at_a_time() -> None:
 
     def load() -> Drafter:
         entered.set()
-        may_go.wait(10.0)
+        may_go.wait(60.0)
         return new()
 
     async with serving(load) as served:
         first = asyncio.create_task(served.reloader.reload())
-        assert await asyncio.to_thread(entered.wait, 10.0)
+        assert await asyncio.to_thread(entered.wait, 60.0)
         with pytest.raises(Conflict, match="reloading already"):
             await served.reloader.reload()
         may_go.set()
@@ -227,7 +227,7 @@ class Gated(Weights):
 
     def open(self, spec: SessionSpec) -> None:
         self.entered.set()
-        self.may_go.wait(10.0)
+        self.may_go.wait(60.0)
         super().open(spec)
 
 
@@ -239,7 +239,7 @@ async def test_sessions_that_leave_or_come_while_the_new_weights_take_over_are_s
         await peer.hear(Draft)
         await peer.hear(Draft)
         reload = asyncio.create_task(served.reloader.reload())
-        assert await asyncio.to_thread(drafter.entered.wait, 10.0)
+        assert await asyncio.to_thread(drafter.entered.wait, 60.0)
         peer.say(Close("s"), replace(SPEC, session="u"), Commit("t", 3, WHOLE[:1]))
         await settle()
         assert served.runtime._closing == ["s"]
@@ -260,7 +260,7 @@ async def test_a_drafter_that_ends_meanwhile_says_so_to_whoever_waits() -> None:
     peer.say(SPEC)
     await peer.hear(Draft)
     waiting = asyncio.create_task(runtime.swap(drafter))
-    assert await asyncio.to_thread(drafter.entered.wait, 10.0)
+    assert await asyncio.to_thread(drafter.entered.wait, 60.0)
     running.cancel()
     await asyncio.wait((running,))
     with pytest.raises(Unavailable, match="has ended"):

@@ -364,7 +364,7 @@ class Slow(SyntheticDrafter):
 
 
 async def entered(drafter: Slow) -> None:
-    assert await asyncio.to_thread(drafter.entered.acquire, timeout=10.0)
+    assert await asyncio.to_thread(drafter.entered.acquire, timeout=60.0)
 
 
 async def released(drafter: Slow, num_calls: int) -> None:

@@ -27,7 +27,7 @@ def page(registry: CollectorRegistry) -> Iterator[str]:
 
 
 def read(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         assert answer.status == 200
         return str(answer.read().decode())
 

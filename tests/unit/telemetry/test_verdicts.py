@@ -108,12 +108,12 @@ def test_nobody_waits_for_a_slow_disk_and_what_is_dropped_is_counted(tmp_path: P
 
     def slow(path: Path) -> BinaryIO:
         entered.set()
-        may_go.wait(10.0)
+        may_go.wait(60.0)
         return create_file(path)
 
     kept = Kept(tmp_path, create=slow)
     kept.log.put(ONE)
-    assert entered.wait(10.0)
+    assert entered.wait(60.0)
     assert [kept.log.put(ONE) for _ in range(QUEUE + 3)] == [True] * QUEUE + [False] * 3
     assert kept.count("dropped") == 3.0
     may_go.set()
@@ -133,7 +133,7 @@ def test_a_full_disk_switches_it_off_with_one_line(tmp_path: Path, caplog: pytes
     caplog.set_level(logging.INFO)
     kept = Kept(tmp_path, create=lambda path: FullDisk())
     kept.log.put(ONE)
-    kept.log._thread.join(10.0)
+    kept.log._thread.join(60.0)
     assert not kept.log.is_on
     assert [kept.log.put(ONE) for _ in range(5)] == [False] * 5
     kept.log.close()

@@ -189,7 +189,7 @@ class Gated(Weights):
 
     def open(self, spec: SessionSpec) -> None:
         self.entered.set()
-        self.may_go.wait(10.0)
+        self.may_go.wait(60.0)
         super().open(spec)
 
 
@@ -200,7 +200,7 @@ async def taking_over(served: Served, new: Gated) -> AsyncIterator[asyncio.Task[
     while served.old.sessions != {"s", "t"}:
         await served.peer.hear(Commit)
     reload = asyncio.create_task(served.reloader.reload())
-    assert await asyncio.to_thread(new.entered.wait, 10.0)
+    assert await asyncio.to_thread(new.entered.wait, 60.0)
     try:
         yield reload
     finally:

@@ -28,7 +28,7 @@ async def read(tracer: Tracer, request: pb.ReadSpansRequest) -> pb.ReadSpansResp
 
     async with serve(ServerSettings(grace_s=0.0), register, []) as running, connect(running.address) as channel:
         try:
-            return await diagnostics_pb2_grpc.DiagnosticsServiceStub(channel).ReadSpans(request, timeout=10)
+            return await diagnostics_pb2_grpc.DiagnosticsServiceStub(channel).ReadSpans(request, timeout=60)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, running.address) from error
 

@@ -71,7 +71,7 @@ async def test_an_endless_error_text_is_cut_and_keeps_its_code(caller: Caller, p
 
 async def test_nobody_at_the_address_is_unavailable_with_a_hint(unused_address: str) -> None:
     async with connect(unused_address) as channel:
-        error = await failure(channel.unary_unary("/a/b")(b"", timeout=10))
+        error = await failure(channel.unary_unary("/a/b")(b"", timeout=60))
     received = from_rpc(error, unused_address)
     assert type(received) is Unavailable
     assert f"Can't reach {unused_address}" in str(received)

@@ -85,7 +85,7 @@ async def test_what_came_before_a_malformed_message_was_answered(caller: Caller)
 
 async def test_an_unknown_method_is_unimplemented(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
     call = caller.channel.unary_unary("/test.Parrot/Sing")
-    assert (await failure(call(b"", timeout=10))).code() is grpc.StatusCode.UNIMPLEMENTED
+    assert (await failure(call(b"", timeout=60))).code() is grpc.StatusCode.UNIMPLEMENTED
     assert caplog.records == []
 
 
@@ -102,6 +102,6 @@ async def test_a_client_that_goes_in_mid_stream_leaves_nothing_in_the_log(
 
 
 async def test_handlers_that_write_by_themselves_work_too(caller: Caller) -> None:
-    watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=10)
+    watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=60)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()

@@ -28,7 +28,7 @@ QUICK = ServerSettings(grace_s=0.0)
 
 async def health(channel: grpc.aio.Channel, service: str) -> int:
     request = health_pb2.HealthCheckRequest(service=service)
-    return int((await health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)).status)
+    return int((await health_pb2_grpc.HealthStub(channel).Check(request, timeout=60)).status)
 
 
 async def test_it_is_alive_at_once_and_ready_when_the_process_says_so(parrot: Parrot) -> None:
@@ -71,14 +71,14 @@ async def test_while_it_drains_it_is_not_ready_and_calls_under_way_may_end() -> 
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     server = asyncio.create_task(life(ready))
     async with grpc.aio.insecure_channel(await ready) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
         assert (await watch.read()).status == SERVING
         call = asyncio.create_task(Caller(await ready, channel).call("unary_unary", says("late")))
         await slow.asked.wait()
         left.set()
         assert (await watch.read()).status == NOT_SERVING
         watch.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await takes_calls(await ready):
                 pass
         slow.go.set()
@@ -112,7 +112,7 @@ async def test_what_is_no_address_is_refused_by_the_setting(parrot: Parrot, list
 
 async def services(channel: grpc.aio.Channel) -> list[str]:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=10)
+    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=60)
     return [service.name async for answer in call for service in answer.list_services_response.service]
 
 
@@ -164,6 +164,6 @@ async def test_a_signal_ends_the_waiting_and_the_next_one_acts_as_usual(number: 
     waiting = asyncio.create_task(until_signal())
     await asyncio.sleep(0)
     os.kill(os.getpid(), number)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await waiting
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
