@@ -41,7 +41,7 @@ from verifier_service.runtime import VerifierRuntime
 
 pytestmark = pytest.mark.looptime
 PROMPT = (1, 2, 3)
-LENGTH = 60
+LENGTH = 200
 SPEC = SessionSpec("s", PROMPT, 3, SamplingParams(), StopRules(LENGTH), max_draft=4)
 WHOLE = reference(PROMPT, LENGTH)
 
