@@ -1,4 +1,4 @@
-"""Hidden states from a verifier to a drafter: at every committed position the bits of a plain forward pass."""
+"""What a verifier gives a drafter of its state: at every committed position the bits of a plain forward pass."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from paceline.core.types import (
     Alternative,
     Commit,
     FeatureFrame,
+    KvFrame,
+    KvShape,
     Needs,
     Refused,
     SamplingParams,
@@ -49,7 +51,8 @@ from verifier_service.runtime import VerifierRuntime
 
 PROMPT = tuple(random_tokens(21))
 LENGTH = 40
-NEEDS = Needs(hidden_states=(1, -1), history=12, hidden_size=64)
+SHAPE = KvShape("full_attention", 2, 16)
+NEEDS = Needs(hidden_states=(1, -1), history=12, hidden_size=64, kv=(SHAPE,))
 WARM = SamplingParams(temperature=0.8, top_p=0.95)
 
 
@@ -89,6 +92,15 @@ class World:
             self.runner.close("whole")
         assert out.features is not None
         return out.features.to(torch.bfloat16)
+
+    def keys_and_values(self, tokens: Sequence[int]) -> torch.Tensor:
+        """[len(tokens), 2 * heads * size] of the last layer, in bfloat16."""
+        self.runner.open("whole")
+        try:
+            self.runner.run([Feed("whole", 0, tokens, 1)])
+            return self.runner.view().rows(SHAPE.kind, "whole", 0, len(tokens))
+        finally:
+            self.runner.close("whole")
 
 
 @pytest.fixture(scope="module", params=["llama bfloat16", "qwen3 float32"])
@@ -131,13 +143,21 @@ def partly_right(text: Tokens) -> Callable[[Tokens], Tokens]:
 
 
 def check(world: World, witness: FeatureWitness, text: Tokens) -> None:
-    """Every row ever received is the row of a plain pass; jobs get consecutive rows up to the last but one token."""
+    """Every row ever received is the row of a plain pass; jobs get consecutive rows up to the last but one token.
+
+    Keys and values come from the first position on, whoever takes over in mid-session, each once.
+    """
     whole = world.features(PROMPT + text)
     for rows in witness.rows.values():
         for position, row in rows.items():
             frame = FeatureFrame(position, 1, row)
             assert torch.equal(rows_of(frame)[0], whole[position]), position
+    cached = world.keys_and_values(PROMPT + text)
+    for kinds in witness.kv.values():
+        for position, row in kinds[SHAPE.kind].items():
+            assert torch.equal(rows_of(FeatureFrame(position, 1, row))[0], cached[position]), position
     for job in witness.jobs:
+        assert [one.rows.end for one in job.kv] in ([], [job.committed - 1])
         assert [frame.end for frame in job.features] in ([], [job.committed - 1])
         assert job.context[: job.committed] == (PROMPT + text)[: job.committed]
 
@@ -159,6 +179,10 @@ async def test_a_drafter_gets_the_hidden_states_of_all_committed_positions(
     assert sorted(rows) == list(range(min(rows), max(rows) + 1))
     assert len(PROMPT) - NEEDS.history <= min(rows) < len(PROMPT) - 4
     assert max(rows) > len(PROMPT) + LENGTH - 12
+    (kinds,) = witness.kv.values()
+    assert sorted(kinds[SHAPE.kind]) == list(range(max(rows) + 1))
+    frames = [one.rows for job in witness.jobs for one in job.kv]
+    assert [one.start for one in frames] == [0, *(one.end for one in frames[:-1])]
 
 
 async def _through(running: LocalSystem, sampling: SamplingParams, at: int, fault: Callable[[], object]) -> Tokens:
@@ -196,6 +220,10 @@ async def test_a_drafter_that_takes_over_in_mid_session_gets_the_latest_rows_and
     check(world, first, text)
     check(world, second, text)
     assert any(job.features for job in first.jobs)
+    (kinds,) = second.kv.values()
+    positions = sorted(kinds[SHAPE.kind])
+    assert positions == list(range(len(positions)))
+    assert len(positions) > len(PROMPT) + LENGTH - 12
 
 
 @pytest.mark.looptime
@@ -226,6 +254,7 @@ async def test_a_drafter_inside_the_verifier_gets_them_as_the_step_left_them(
     check(world, witness, text)
     assert all(job.features for job in witness.jobs)
     assert witness.jobs[0].features[0].start == len(PROMPT) - NEEDS.history
+    assert {job.kv for job in witness.jobs} == {()}  # these it reads where they are
 
 
 @pytest.mark.looptime
@@ -368,6 +397,37 @@ async def test_frames_survive_the_wire_and_follow_each_other_without_a_gap(world
     assert [frame.end for frame in frames] == [commit.start + len(commit.token_ids) - 1 for commit in events[:-1]]
     assert events[-1].features is None
     assert torch.equal(torch.cat([rows_of(frame) for frame in frames]), world.features(tokens)[frames[0].start : -2])
+
+
+async def test_keys_and_values_come_while_the_prompt_is_read_and_then_before_each_commit(world: World) -> None:
+    async with over_a_socket(world) as peer:
+        peer.link.send(SPEC)
+        peer.link.send(Tap("s", kv=(SHAPE,)))
+        events = await peer.read(lambda event: isinstance(event, Commit) and event.finish is not None)
+    assert [type(event) for event in events[:4]] == [KvFrame, KvFrame, KvFrame, Commit]
+    assert [type(event) for event in events[4:]] == [KvFrame, Commit] * (LENGTH - 2) + [Commit]
+    frames = [event.rows for event in events if isinstance(event, KvFrame)]
+    assert [(one.start, one.end) for one in frames[:4]] == [(0, 8), (8, 16), (16, 21), (21, 22)]
+    tokens = PROMPT + tuple(token for event in events if isinstance(event, Commit) for token in event.token_ids)
+    assert torch.equal(torch.cat([rows_of(one) for one in frames]), world.keys_and_values(tokens)[:-2])
+
+
+async def test_only_rows_that_are_looked_at_come_at_first(world: World) -> None:
+    async with over_a_socket(world) as peer:
+        peer.link.send(SPEC)
+        peer.link.send(Tap("s", kv=(replace(SHAPE, history=3),)))
+        events = await peer.read(lambda event: isinstance(event, Commit) and event.start > len(PROMPT) + 3)
+    frames = [event.rows for event in events if isinstance(event, KvFrame)]
+    assert [(one.start, one.end) for one in frames[:3]] == [(17, 21), (21, 22), (22, 23)]
+
+
+async def test_keys_and_values_of_another_shape_are_refused(world: World) -> None:
+    async with over_a_socket(world) as peer:
+        peer.link.send(SPEC)
+        peer.link.send(Tap("s", kv=(replace(SHAPE, head_size=32),)))
+        (refused,) = [one for one in await peer.read(lambda event: isinstance(event, Refused)) if one.session == "s"]
+    assert refused.code == "INVALID_ARGUMENT"
+    assert "full_attention has 2 heads of 16 numbers" in refused.message
 
 
 async def test_a_layer_that_is_not_there_is_refused_by_name(world: World) -> None:
