@@ -108,7 +108,7 @@ class GemmaAssistantDrafter:
         if not settings.model:
             raise InvalidRequest("model: gemma_assistant needs one; set it to the target's assistant.")
         if target is None:
-            return cls._load_remote(settings)
+            return cls.load_elsewhere(settings, choose_dtype(settings.dtype))
         if not isinstance(target, TargetView):
             raise InvalidRequest(
                 "drafter: gemma_assistant reads its target's keys and values, which only the torch back end shows."
@@ -117,13 +117,13 @@ class GemmaAssistantDrafter:
         return cls(GemmaNetwork(loaded, target), target, settings.max_sessions, threads=settings.threads)
 
     @classmethod
-    def _load_remote(cls, settings: DrafterSettings) -> GemmaAssistantDrafter:
+    def load_elsewhere(cls, settings: DrafterSettings, dtype: torch.dtype) -> GemmaAssistantDrafter:
+        """For a target in another process that computes in ``dtype``; raises as ``load``."""
         if not settings.target:
             raise InvalidRequest(
                 "target: gemma_assistant reads its target's embedding; set it to the verifier's model, or run the "
                 "assistant in the verifier's process."
             )
-        dtype = choose_dtype(settings.dtype)
         use_threads(settings.threads)
         described, embed = read_target(settings.target, dtype, settings.max_context)
         loaded = _load_assistant(settings, dtype, described.max_context)

@@ -65,14 +65,13 @@ class Distance:
         self.runner = make_runner(self.directory, dtype=self.dtype)
         settings = self.settings()
         self.inside = GemmaAssistantDrafter.load(replace(settings, target=""), self.runner.view())
-        self.outside = GemmaAssistantDrafter.load(settings, None)
+        self.outside = GemmaAssistantDrafter.load_elsewhere(settings, self.dtype)
 
     def settings(self, **changes: Any) -> DrafterSettings:
         common = DrafterSettings(
             drafter="gemma_assistant",
             model=str(self.assistant),
             target=str(self.directory),
-            dtype=str(self.dtype).removeprefix("torch."),
             max_sessions=4,
             max_context=128,
         )
@@ -303,10 +302,10 @@ def poison(runner: ModelRunner, length: int) -> None:
 def test_a_target_of_another_family_or_size_or_digest_is_refused(far: Distance, tmp_path: Path) -> None:
     wide = write_model(tmp_path / "wide", "gemma4_text", **TARGET, hidden_size=128)
     with pytest.raises(InvalidRequest, match="hidden states of 64, and wide has 128"):
-        GemmaAssistantDrafter.load(far.settings(target=str(wide)), None)
+        GemmaAssistantDrafter.load_elsewhere(far.settings(target=str(wide)), far.dtype)
     llama = write_model(tmp_path / "llama", vocab_size=VOCAB, tie_word_embeddings=True)
     with pytest.raises(InvalidRequest, match=r"target: llama is a llama.* give the Gemma 4 model"):
-        GemmaAssistantDrafter.load(far.settings(target=str(llama)), None)
+        GemmaAssistantDrafter.load_elsewhere(far.settings(target=str(llama)), far.dtype)
 
 
 def test_a_target_whose_files_are_broken_is_refused_by_name(far: Distance, tmp_path: Path) -> None:
@@ -315,7 +314,7 @@ def test_a_target_whose_files_are_broken_is_refused_by_name(far: Distance, tmp_p
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
     with pytest.raises(InvalidRequest, match=r"target: .* is no safetensors file .*; fetch the model again"):
-        GemmaAssistantDrafter.load(far.settings(target=str(target)), None)
+        GemmaAssistantDrafter.load_elsewhere(far.settings(target=str(target)), far.dtype)
     weights.write_bytes(whole.replace(b"embed_tokens.weight", b"embed_tokens.wrong_"))
     with pytest.raises(InvalidRequest, match=r"target: .* has no embed_tokens\.weight"):
-        GemmaAssistantDrafter.load(far.settings(target=str(target)), None)
+        GemmaAssistantDrafter.load_elsewhere(far.settings(target=str(target)), far.dtype)
