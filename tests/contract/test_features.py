@@ -22,6 +22,7 @@ from paceline.core.types import (
     FeatureFrame,
     KvFrame,
     KvShape,
+    KvWish,
     Needs,
     Refused,
     SamplingParams,
@@ -351,13 +352,17 @@ async def test_the_row_of_an_alternative_that_was_right_is_given_in_place_of_the
         text += (await backend.step([StepItem("plain", 0, known)])).outcomes[0].token_ids
     wrong = (text[2] + 1) % 97
     draft, others = (text[1], wrong, text[3]), (Alternative(1, (text[2] + 2) % 97), Alternative(1, text[2]))
-    (outcome,) = (await backend.step([StepItem("s", len(PROMPT), (text[0], *draft), 3, others, taps=taps)])).outcomes
+    item = StepItem("s", len(PROMPT), (text[0], *draft), 3, others, taps=taps, kv=(KvWish(SHAPE.kind, 5),))
+    (outcome,) = (await backend.step([item])).outcomes
     assert (outcome.token_ids, outcome.accepted) == (text[1:4], 2)
     frame, last = outcome.features
     whole = world.features(PROMPT + text)
     assert (frame.start, frame.end) == (len(PROMPT), len(PROMPT) + 3)
     assert torch.equal(rows_of(frame), whole[frame.start : frame.end])
     assert (last.start, last.end) == (frame.end - 1, frame.end)
+    (rows,) = (one.rows for one in outcome.kv)
+    assert (rows.start, rows.end) == (5, frame.end)
+    assert torch.equal(rows_of(rows), world.keys_and_values(PROMPT + text)[5 : frame.end])
 
 
 async def test_the_next_token_does_not_depend_on_who_listens(world: World) -> None:
