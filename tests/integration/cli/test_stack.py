@@ -9,7 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.processes import RunningStack, environment, generate, is_alive, paceline, stack, synthetic
+from support.processes import (
+    RunningStack,
+    environment,
+    generate,
+    generate_drafted,
+    is_alive,
+    paceline,
+    stack,
+    synthetic,
+)
 
 from paceline.core.types import SamplingParams
 from paceline.models.hash_model import HashModel
@@ -43,10 +52,9 @@ def test_the_ready_line_names_every_process_and_each_is_alive(running: RunningSt
 
 def test_generated_tokens_are_the_models_own_with_and_without_drafts(running: RunningStack) -> None:
     expected = reference((5, 6, 7), 40)
-    drafted = generate(running, "--token-ids", "5,6,7", "--max-tokens", "40")
+    drafted = generate_drafted(running, "--token-ids", "5,6,7", "--max-tokens", "40")
     plain = generate(running, "--token-ids", "5,6,7", "--max-tokens", "40", "--plain")
     assert drafted["token_ids"] == plain["token_ids"] == expected
-    assert drafted["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0  # type: ignore[index]
     assert plain["metrics"]["speculative_decoding"]["num_draft_tokens"] == 0  # type: ignore[index]
 
 
@@ -60,7 +68,7 @@ def test_the_answer_has_every_field_that_scripts_rely_on(running: RunningStack) 
     assert set(answer["timing"]) == {"first_token", "total"}  # type: ignore[call-overload]
     assert set(answer["metrics"]["speculative_decoding"]) == {  # type: ignore[index]
         *("mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram", "num_spec_steps"),
-        *("num_accepted_draft_tokens", "num_draft_tokens", "num_spec_tokens", "num_steps"),
+        *("num_accepted_draft_tokens", "num_draft_tokens", "num_spec_tokens", "num_steps", "num_feature_bytes"),
     }
 
 
@@ -71,7 +79,7 @@ def test_without_a_tokenizer_token_ids_are_shown(running: RunningStack, stream: 
 
 
 def test_a_trace_shows_the_spans_of_all_three_services(running: RunningStack) -> None:
-    request = str(generate(running, "--token-ids", "1,2,3", "--max-tokens", "20")["request_id"])
+    request = str(generate_drafted(running, "--token-ids", "1,2,3", "--max-tokens", "20")["request_id"])
     done = paceline("trace", request, "--target", running.grpc, "--json")
     spans = done.json
     assert {span["service"] for span in spans} == {"coordinator", "verifier", "drafter"}
@@ -186,7 +194,7 @@ def test_when_the_stack_itself_is_killed_no_process_stays_behind(tmp_path: Path)
     with stack(*synthetic(), env=environment(tmp_path)) as one:
         pids = [process["pid"] for process in one.ready["processes"]]
         one.kill()
-        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)
+        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=120)
     assert alive == []
 
 
