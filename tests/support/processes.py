@@ -116,6 +116,7 @@ def _ready(process: subprocess.Popen[str]) -> dict[str, Any]:
         _, errors = process.communicate(timeout=START_S)
         raise AssertionError(f"the stack did not start: {errors}")
     ready: dict[str, Any] = json.loads(line)
+    assert "error" not in ready, f"the stack did not start: {ready}"
     return ready
 
 
