@@ -1,7 +1,8 @@
-"""What a drafter in the verifier's process sees of its target: keys and values of committed positions, embeddings.
+"""What a drafter sees of its target: keys and values of committed positions, embeddings.
 
-It can't change anything, and it can't see a rejected draft: the back end truncates a session's cache to what was
-committed before it lets go of a step, and the view ends where the cache does.
+In the verifier's process it is a view of the target's own cache, elsewhere of a copy (``mirror``). It can't change
+anything, and it can't see a rejected draft: the back end truncates a session's cache to what was committed before it
+lets go of a step, and the view ends where the cache does.
 """
 
 from __future__ import annotations
