@@ -108,7 +108,7 @@ class SessionSpec:
     """What to expect of drafts at first."""
     window: int = 16
     """Draft tokens that may be pending beyond the last commit."""
-    fan_out: int = 1
+    fan_out: int = 3
     """Alternatives per position that the drafter may send as branches."""
     model_digest: str = ""
     """Refuse the session when set and different from the served model's."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import DrafterInfo, DraftJob, Needs, SessionSpec
+from paceline.core.types import Branch, DrafterInfo, DraftJob, Guess, Needs, SessionSpec
 from paceline.drafters.description import Description
 from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_weights
 from paceline.drafters.trimmed import TrimmedSampler
@@ -19,6 +19,10 @@ from paceline.sampling.processors import validate
 
 MIN_REACH = 0.08
 """A guess ends where the chance that all of it is right falls below this."""
+MOST_OTHERS = 4
+"""Second choices per place at most; a session may want fewer."""
+MIN_BRANCH = 0.03
+"""Branches that are needed less often than this are not worth a row."""
 MAX_ODDS = 30.0
 """Logarithm of the most extreme odds: nothing is certain, and ``exp`` does not overflow."""
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -36,10 +40,6 @@ class Lexicon:
     def own(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Own ids of the target's; whatever is unknown has one id, even beyond the target's vocabulary."""
         return self._own[torch.tensor(token_ids).clamp(max=self._target_vocab)]
-
-    def own_of(self, token: int) -> int:
-        """Of a token that the drafter drew."""
-        return int(self._own[token])
 
     def sampler(self, spec: SessionSpec) -> TrimmedSampler:
         """The law of a session. Raises ``InvalidRequest`` when it names tokens that the target lacks."""
@@ -64,6 +64,17 @@ class Certainty:
         return 1.0 / (1.0 + math.exp(min(max(-(slope * odds + offset), -MAX_ODDS), MAX_ODDS)))
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What else a place of a guess may be."""
+
+    position: int
+    reach: float
+    """Chance that the guess is right up to here."""
+    choices: tuple[tuple[int, float], ...]
+    """Tokens and their confidences."""
+
+
 @dataclass(slots=True)
 class GrowingGuess:
     """A guess that gets longer place by place."""
@@ -75,6 +86,8 @@ class GrowingGuess:
     context: list[int]
     tokens: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    others: list[Others] = field(default_factory=list)
+    """By place."""
     reach: float = 1.0
     """Chance that all of it is right."""
 
@@ -88,12 +101,38 @@ class GrowingGuess:
         """There is room, and some chance that a further token is of use."""
         return len(self.tokens) < self.most and self.reach >= MIN_REACH
 
-    def add(self, token: int, confidence: float) -> None:
-        """At the end."""
+    def choices(self, logits: torch.Tensor, certainty: Certainty, count: int) -> list[tuple[int, float]]:
+        """The next token, what it would be without it, ..., with their confidences; logits [vocab]."""
+        found = self.sampler.choices(logits, self.context, len(self.context), count)
+        return [(token, certainty.confidence(logprob, self.place)) for token, logprob in found]
+
+    def add(self, choices: Sequence[tuple[int, float]]) -> None:
+        """The first choice at the end; the others, with what their confidences leave each other, aside."""
+        left, kept = 1.0, []
+        for token, confidence in choices:
+            kept.append((token, min(left, confidence)))
+            left -= kept[-1][1]
+        self.others.append(Others(len(self.context), self.reach, tuple(kept[1:])))
+        token, confidence = kept[0]
         self.tokens.append(token)
         self.confidences.append(confidence)
         self.context.append(token)
         self.reach *= confidence
+
+    def guess(self, *, goes_on: bool) -> Guess:
+        """With branches in the order of their chance to be needed.
+
+        ``goes_on``: a branch goes on as the main path does, whose tokens don't depend on those before.
+        """
+        found: list[tuple[float, Branch]] = []
+        for index, place in enumerate(self.others, start=1):
+            rest = slice(index, None if goes_on else index)
+            for token, confidence in place.choices:
+                tokens, chances = (token, *self.tokens[rest]), (confidence, *self.confidences[rest])
+                found.append((place.reach * confidence, Branch(0, place.position, tokens, chances)))
+        found.sort(key=lambda entry: -entry[0])
+        branches = tuple(branch for chance, branch in found if chance >= MIN_BRANCH)
+        return Guess(self.job.session, tuple(self.tokens), tuple(self.confidences), branches)
 
 
 def begin(job: DraftJob, sampler: TrimmedSampler, block: int, *, can_guess: bool) -> GrowingGuess:

@@ -14,9 +14,10 @@ import torch
 
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import Branch, DraftJob, Guess, SessionSpec
+from paceline.core.types import DraftJob, Guess, SessionSpec
 from paceline.drafters.description import shape_from
 from paceline.drafters.learned import (
+    MOST_OTHERS,
     Certainty,
     GrowingGuess,
     Lexicon,
@@ -34,11 +35,6 @@ from paceline.models.frames import rows_of
 from paceline.models.loading import choose_dtype
 from paceline.models.threads import use_threads
 
-MOST_OTHERS = 3
-"""Second choices per place at most; a session may want fewer."""
-MIN_BRANCH = 0.04
-"""Branches that are needed less often than this are not worth their bytes."""
-
 
 @dataclass(slots=True)
 class _Session:
@@ -48,16 +44,6 @@ class _Session:
     """Of the newest row, which joins the hidden states there with the token after it."""
     row: torch.Tensor | None = None
     """[width]"""
-
-
-@dataclass(slots=True)
-class _Others:
-    """What else a place may be."""
-
-    position: int
-    reach: float
-    """Chance that the main path is right up to here."""
-    choices: list[tuple[int, float]]
 
 
 def network_from(trained: TrainedDrafter) -> MedusaNetwork:
@@ -77,9 +63,9 @@ class MedusaDrafter:
         with torch.inference_mode():
             self._network = PackedMedusa(network_from(trained), choose_dtype(settings.dtype))
         self._threads = settings.threads
-        self._certainty = Certainty(about)
         self._block = choose_block(about.block, settings.block)
         self._lexicon = Lexicon(trained)
+        self._certainty = Certainty(about)
         self._sessions: dict[str, _Session] = {}
         info = info_of(about, self._block, settings.max_sessions)
         self.info = replace(info, weights_bytes=weights_bytes(self._network))
@@ -113,8 +99,8 @@ class MedusaDrafter:
         with torch.inference_mode():
             self._add_rows(jobs)
             drafts = [self._begin(job) for job in jobs]
-            others = self._grow(drafts)
-        return [_guess(draft, others[draft.job.session]) for draft in drafts]
+            self._grow(drafts)
+        return [draft.guess(goes_on=True) for draft in drafts]
 
     def _add_rows(self, jobs: Sequence[DraftJob]) -> None:
         """The newest row of every session; hidden states that came for it win over what was made without."""
@@ -144,36 +130,21 @@ class MedusaDrafter:
         can_guess = job.committed >= 2 and self._lexicon.can_follow(job.context)
         return begin(job, session.sampler, self._block, can_guess=can_guess)
 
-    def _grow(self, drafts: Sequence[GrowingGuess]) -> dict[str, list[_Others]]:
+    def _grow(self, drafts: Sequence[GrowingGuess]) -> None:
         """Place by place, for all sessions that are there at once."""
-        others: dict[str, list[_Others]] = {draft.job.session: [] for draft in drafts}
         for place in range(self._block):
             growing = [draft for draft in drafts if draft.place == place and draft.is_growing]
             if not growing:
                 continue
             logits = self._network.logits(self._network.states(torch.stack([self._row(one) for one in growing]), place))
-            chances = logits.float().log_softmax(-1)
-            for draft, row, logprobs in zip(growing, logits, chances, strict=True):
-                others[draft.job.session].append(self._add(draft, row, logprobs, place))
-        return others
+            for draft, row in zip(growing, logits, strict=True):
+                count = 1 + self._sessions[draft.job.session].num_others
+                draft.add(draft.choices(row, self._certainty, count))
 
     def _row(self, draft: GrowingGuess) -> torch.Tensor:
         row = self._sessions[draft.job.session].row
         assert row is not None  # noqa: S101 - invariant: guesses begin with one
         return row
-
-    def _add(self, draft: GrowingGuess, logits: torch.Tensor, logprobs: torch.Tensor, place: int) -> _Others:
-        """The first choice to the guess; the further ones, no surer than what the first leaves, aside."""
-        count = 1 + self._sessions[draft.job.session].num_others
-        found = draft.sampler.choices(logits, draft.context, len(draft.context), count)
-        left, choices = 1.0, []
-        for token in found:
-            confidence = self._certainty.confidence(float(logprobs[self._lexicon.own_of(token)]), place)
-            choices.append((token, min(left, confidence)))
-            left -= choices[-1][1]
-        others = _Others(len(draft.context), draft.reach, choices[1:])
-        draft.add(*choices[0])
-        return others
 
 
 def _features(job: DraftJob, position: int) -> torch.Tensor | None:
@@ -182,18 +153,3 @@ def _features(job: DraftJob, position: int) -> torch.Tensor | None:
         if frame.start <= position < frame.start + frame.num_rows:
             return rows_of(frame)[position - frame.start]
     return None
-
-
-def _guess(draft: GrowingGuess, others: Sequence[_Others]) -> Guess:
-    """Branches in the order of their chance to be needed; each goes on with the later places' first choices."""
-    branches = []
-    for index, place in enumerate(others):
-        for token, confidence in place.choices:
-            chance = place.reach * confidence
-            if chance >= MIN_BRANCH:
-                tokens = (token, *draft.tokens[index + 1 :])
-                confidences = (confidence, *draft.confidences[index + 1 :])
-                branches.append((chance, Branch(0, place.position, tokens, confidences)))
-    branches.sort(key=lambda entry: -entry[0])
-    ordered = tuple(branch for _, branch in branches)
-    return Guess(draft.job.session, tuple(draft.tokens), tuple(draft.confidences), ordered)

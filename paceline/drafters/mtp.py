@@ -18,6 +18,7 @@ from paceline.core.errors import InvalidRequest
 from paceline.core.types import DraftJob, Guess, SessionSpec
 from paceline.drafters.description import shape_from
 from paceline.drafters.learned import (
+    MOST_OTHERS,
     Certainty,
     GrowingGuess,
     Lexicon,
@@ -42,6 +43,8 @@ class _Session:
     """Row i joins the hidden states at position i with token i + 1."""
 
     sampler: TrimmedSampler
+    num_others: int = 0
+    """Second choices per place."""
     end: int = 0
     """Position after the newest cached row; rows are contiguous."""
     keys: torch.Tensor | None = None
@@ -85,10 +88,10 @@ class MtpDrafter:
         with torch.inference_mode():
             self._network = PackedNetwork(network_from(trained), choose_dtype(settings.dtype))
         self._threads = settings.threads
-        self._certainty = Certainty(about)
         self._block = choose_block(about.block, settings.block)
         self._window = self._network.shape.window
         self._lexicon = Lexicon(trained)
+        self._certainty = Certainty(about)
         self._sessions: dict[str, _Session] = {}
         info = info_of(about, self._block, settings.max_sessions, is_optional=True)
         self.info = replace(info, weights_bytes=weights_bytes(self._network))
@@ -106,7 +109,7 @@ class MtpDrafter:
     def open(self, spec: SessionSpec) -> None:
         """Remember the law of the session; its rows are made when it is drafted for."""
         require_seat(self._sessions, self.info)
-        self._sessions[spec.session] = _Session(self._lexicon.sampler(spec))
+        self._sessions[spec.session] = _Session(self._lexicon.sampler(spec), min(spec.fan_out, MOST_OTHERS))
 
     def close(self, session: str) -> None:
         """Forget it."""
@@ -123,7 +126,7 @@ class MtpDrafter:
             self._add_rows([rows for job in jobs for rows in self._new_rows(job)])
             drafts = [self._begin(job) for job in jobs]
             self._grow([draft for draft in drafts if draft.most])
-        return [Guess(one.job.session, tuple(one.tokens), tuple(one.confidences)) for one in drafts]
+        return [draft.guess(goes_on=False) for draft in drafts]
 
     def _new_rows(self, job: DraftJob) -> list[_Rows]:
         """Of the committed positions, with the hidden states that came for them or without."""
@@ -187,9 +190,9 @@ class MtpDrafter:
         while drafts:
             stacked = torch.stack(states)
             logits = self._network.logits(stacked)
-            chances = logits.float().log_softmax(-1)
-            for draft, row, logprobs in zip(drafts, logits, chances, strict=True):
-                self._append_token(draft, row, logprobs)
+            for draft, row in zip(drafts, logits, strict=True):
+                count = 1 + self._sessions[draft.job.session].num_others
+                draft.add(draft.choices(row, self._certainty, count))
             alive = [i for i, one in enumerate(drafts) if one.is_growing]
             drafts = [drafts[i] for i in alive]
             if drafts:
@@ -203,8 +206,3 @@ class MtpDrafter:
         for token in draft.job.context[draft.job.committed :]:
             state = self._network.advance(state[None], self._lexicon.own([token]))[0]
         return state
-
-    def _append_token(self, draft: GrowingGuess, logits: torch.Tensor, logprobs: torch.Tensor) -> None:
-        token = draft.sampler.next_token(logits, draft.context, len(draft.context))
-        logprob = float(logprobs[self._lexicon.own_of(token)])
-        draft.add(token, self._certainty.confidence(logprob, draft.place))

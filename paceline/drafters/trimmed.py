@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from paceline.core.types import SamplingParams
-from paceline.models.noise import gumbel_argmax
+from paceline.models.argmax import best, log_total
+from paceline.models.attend import as_array
+from paceline.models.noise import with_noise
 from paceline.models.sampling import RowSampler
 from paceline.sampling.processors import changes_logits, process
 
@@ -31,25 +34,45 @@ class TrimmedSampler:
         self.can_draw = self._num_drawable > 0
         """False where all that may be said is unknown to the drafter; don't ask for tokens then."""
 
-    def next_token(self, logits: torch.Tensor, context: Sequence[int], position: int) -> int:
-        """From logits [vocab] of the drafter's tokens; the token is the target's id."""
+    def choices(
+        self, logits: torch.Tensor, context: Sequence[int], position: int, count: int
+    ) -> list[tuple[int, float]]:
+        """The target's ids of what would be drawn, of what would be without the first, ...; at most ``count``.
+
+        logits [vocab] of the drafter's tokens. With each the logarithm of its chance to be the target's draw, which
+        has the same noise: that of the logits with the noise in them.
+        """
+        if self.is_greedy:
+            row = as_array(logits)
+            total = log_total(row)
+            return [(int(self._ids[own]), float(logits[own]) - total) for own in best(row, count)]
+        scores, tokens, kept = self._law(logits, context)
+        if self._params.temperature > 0.0:
+            scores = self._params.temperature * with_noise(scores, self._params.seed, position, tokens)
+        order = _largest(scores, count)
+        total = float(scores[order[0]]) + math.log(np.exp(scores - scores[order[0]]).sum()) - kept
+        return [(int(tokens[own]), float(scores[own]) - total) for own in order]
+
+    def _law(
+        self, logits: torch.Tensor, context: Sequence[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
+        """Scores and ids of the tokens that may be drawn, and the logarithm of their share in the logits' law."""
         if self._whole is not None:  # penalties and biases name the target's ids
             row = torch.full((self._target_vocab,), -torch.inf)
             row[torch.from_numpy(self._ids)] = logits.float()
-            return self._whole.next_token(row, context, position)
-        if self.is_greedy:
-            return int(self._ids[int(logits.argmax())])
-        scores = process(logits.float().numpy(), self._params, (), self._prompt_length)
-        return gumbel_argmax(scores, self._params.seed, position, self._ids)
+            scores = self._whole.scores(row, context)
+            alive = np.flatnonzero(scores > -np.inf)
+            return scores[alive], alive, 0.0
+        row = logits.float().numpy()
+        scores = process(row, self._params, (), self._prompt_length)
+        alive = np.flatnonzero(scores > -np.inf)
+        return scores[alive], self._ids[alive], log_total(row[alive]) - log_total(row)
 
-    def choices(self, logits: torch.Tensor, context: Sequence[int], position: int, count: int) -> list[int]:
-        """``next_token``, then what it would be without the ones before; at most ``count``, all different."""
-        found: list[int] = []
-        left = logits.clone()
-        for _ in range(min(count, self._num_drawable)):
-            found.append(self.next_token(left, context, position))
-            left[int(np.searchsorted(self._ids, found[-1]))] = -torch.inf
-        return found
+
+def _largest(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Indices of the ``count`` largest scores, in their order."""
+    chosen = np.argpartition(-scores, count)[:count] if count < len(scores) else np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
 def _count_drawable(params: SamplingParams, token_ids: NDArray[np.int64]) -> int:

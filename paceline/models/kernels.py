@@ -69,7 +69,7 @@ def _store(f, like):
 
 
 @njit(**ROW)
-def _exp(x):
+def exp(x):
     """Cephes' single-precision exponential for x <= 0; unlike the library's it is vectorised in place."""
     x = max(x, nb.float32(-87.0))
     n = nb.int32(x * nb.float32(1.44269504) + nb.float32(128.5)) - nb.int32(128)
@@ -107,7 +107,7 @@ def silu_gate(gate_up, out):
     for r in range(num_rows):
         for i in range(size):
             x = load(gate_up[r, i])
-            e = _exp(-abs(x))
+            e = exp(-abs(x))
             silu = x * (nb.float32(1) if x >= nb.float32(0) else e) / (nb.float32(1) + e)
             out[r, i] = store(load(store(silu, out[r, i])) * load(gate_up[r, size + i]), out[r, i])
 
@@ -184,7 +184,7 @@ def _softmax(s, end, first):
         top = max(top, s[j])
     total = nb.float32(0)
     for j in range(end):
-        e = _exp(s[j] - top)
+        e = exp(s[j] - top)
         s[j] = e
         total += e
     for j in range(first):

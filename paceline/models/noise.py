@@ -58,9 +58,15 @@ def gumbel_argmax(scores: NDArray[np.float64], seed: int, position: int, ids: ND
     tokens = alive if ids is None else ids[alive]
     if len(alive) == 1:
         return int(tokens[0])
-    key0, key1 = split_seed(seed)
-    approximate = np.empty(len(alive))
-    _noisy(kept, tokens, position, np.uint64(key0), np.uint64(key1), approximate)
+    approximate = with_noise(kept, seed, position, tokens)
     close = approximate >= approximate.max() - _SLACK
     exact = kept[close] + gumbel(seed, position, tokens[close])
     return int(tokens[close][np.argmax(exact)])
+
+
+def with_noise(scores: NDArray[np.float64], seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """score + noise of each token [n], ids ascending, up to rounding in the last places: good enough for a guess."""
+    key0, key1 = split_seed(seed)
+    out = np.empty(len(scores))
+    _noisy(scores, tokens, position, np.uint64(key0), np.uint64(key1), out)
+    return out

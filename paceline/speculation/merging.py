@@ -16,8 +16,8 @@ from paceline.speculation.trust import Claim, SessionTrust
 
 DEFAULT_CONFIDENCE = 0.6
 """For sources that give none."""
-MIN_BRANCH = 0.04
-"""Branches that are needed less often than this are not worth their bytes."""
+MIN_BRANCH = 0.03
+"""Branches that are needed less often than this are not worth a row."""
 
 
 class _Node:

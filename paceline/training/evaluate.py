@@ -1,13 +1,14 @@
 """How good a drafter is, by real speculative decoding over recorded texts of the target, not by teacher forcing.
 
 The target's text is known, so a verifier is a comparison: whatever the drafter does at its own pace is what it would
-do in service, its caches, rollbacks and shortened guesses included.
+do in service, its caches, rollbacks and shortened guesses included. A step checks what a verifier would whose rows
+cost nothing: the whole guess, and second choices beside it where the block has room.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from paceline.core.ports import Drafter
-from paceline.core.types import DraftJob, FeatureFrame, Guess, SessionSpec, StopRules
+from paceline.core.types import Draft, DraftJob, FeatureFrame, Guess, SessionSpec, StopRules
+from paceline.speculation.alternatives import AlternativeLearner, Share
+from paceline.speculation.draft_length import AcceptanceLearner
+from paceline.speculation.draft_tree import DraftTree, Path
 from paceline.training.generate import Sample
 from paceline.training.replayable import is_replayable
 
@@ -80,6 +84,8 @@ class _Replay:
     sent: int
     """Position up to which hidden states were handed over."""
     score: Score = Score()
+    acceptance: AcceptanceLearner = field(default_factory=AcceptanceLearner)
+    seconds: AlternativeLearner = field(default_factory=AlternativeLearner)
 
     def job(self, block: int) -> DraftJob:
         frames = tuple(self._frames())
@@ -95,17 +101,25 @@ class _Replay:
         yield FeatureFrame(self.sent, len(rows), bits.tobytes())
         self.sent = end
 
-    def verify(self, guess: Guess) -> None:
-        """The target takes what is right and adds its own token."""
+    def verify(self, guess: Guess, block: int) -> None:
+        """The target takes what is right and adds its own token; one token more where a second choice was right."""
         truth = self.sample.tokens[self.committed :]
-        accepted = 0
-        for token, right in zip(guess.token_ids, truth, strict=False):
-            if token != right:
-                break
-            accepted += 1
+        path = self._path(guess, block)
+        accepted = path.count_right(truth)
+        share = Share(path, self.acceptance.chances(path), self.seconds.chances(path), len(path), block - len(path))
+        beside = [(one.index, one.token) for _, one in share.worth()]
+        self.acceptance.observe(path, accepted)
+        if accepted < min(len(path), len(truth)):
+            self.seconds.observe(path, accepted, truth[accepted])
+            accepted += (accepted, truth[accepted]) in beside
         made = min(accepted + 1, len(truth))
-        self.score += Score(made, 1, len(guess.token_ids), accepted)
+        self.score += Score(made, 1, len(path) + len(beside), accepted)
         self.committed += made
+
+    def _path(self, guess: Guess, block: int) -> Path:
+        tree = DraftTree(self.sample.tokens[: self.committed])
+        tree.add(Draft(self.session, self.committed, guess.token_ids, guess.confidences, guess.branches))
+        return tree.path(block)
 
     @property
     def is_done(self) -> bool:
@@ -133,7 +147,7 @@ def replay(drafter: Drafter, samples: Sequence[Sample], block: int) -> list[Scor
         while running := [one for one in group if not one.is_done]:
             guesses = drafter.extend([one.job(block) for one in running])
             for one, guess in zip(running, guesses, strict=True):
-                one.verify(guess)
+                one.verify(guess, block)
         for one in group:
             drafter.close(one.session)
         scores += [one.score for one in group]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import DraftJob, FeatureFrame, Guess, SamplingParams, SessionSpec, StopRules, Tokens
-from paceline.drafters.medusa import MIN_BRANCH, MedusaDrafter, network_from
+from paceline.drafters.learned import MIN_BRANCH
+from paceline.drafters.medusa import MedusaDrafter, network_from
 from paceline.drafters.medusa_network import PackedMedusa
-from paceline.drafters.trimmed import TrimmedSampler
+from paceline.models.sampling import RowSampler
 from tests.support.tiny_drafters import BLOCK, HEADS, TAPS, make_medusa, make_trained, token_ids, write_drafter
 from tests.support.tiny_models import VOCAB, random_tokens
 
@@ -156,40 +158,23 @@ def test_the_chances_of_a_place_s_choices_sum_to_one_at_most_and_the_likeliest_b
     assert min(chances) >= MIN_BRANCH - 1e-6
 
 
+def draw(row: torch.Tensor, law: SamplingParams, context: Sequence[int]) -> int:
+    """What the target draws when it thinks so of the known tokens, and nothing of others."""
+    whole = torch.full((VOCAB,), -torch.inf)
+    whole[IDS] = row
+    return RowSampler(law, 4).next_token(whole, context, len(context))
+
+
 def test_at_a_temperature_the_first_choice_is_the_target_s_draw_over_the_known_tokens() -> None:
     law = SamplingParams(temperature=0.9, seed=5)
     drafter = make_drafter()
     open_session(drafter, 20, law)
     guess = ask(drafter, 20, frame(0, 19))
-    sampler = TrimmedSampler(law, 4, IDS.numpy(), VOCAB)
     context, expected = list(TEXT[:20]), []
     for row in logits(20):
-        expected.append(sampler.next_token(row, context, len(context)))
+        expected.append(draw(row, law, context))
         context.append(expected[-1])
     assert guess.token_ids == tuple(expected)
-
-
-@pytest.mark.parametrize(
-    "law",
-    [
-        SamplingParams(),
-        SamplingParams(temperature=0.9, seed=5),
-        SamplingParams(temperature=0.9, seed=5, top_k=2),
-        SamplingParams(repetition_penalty=1.3, logit_bias=((4, 3.0),)),
-    ],
-)
-def test_choices_are_different_and_begin_with_the_next_token(law: SamplingParams) -> None:
-    sampler = TrimmedSampler(law, 4, IDS.numpy(), VOCAB)
-    row = logits(20)[0]
-    found = sampler.choices(row, TEXT[:20], 20, 4)
-    assert found[0] == sampler.next_token(row, TEXT[:20], 20)
-    assert len(set(found)) == 4
-
-
-def test_there_are_no_more_choices_than_tokens_that_may_be_said() -> None:
-    law = SamplingParams(allowed_tokens=(4, 5, 6), banned_tokens=(5,))  # 6 is not known to the drafter
-    sampler = TrimmedSampler(law, 4, IDS.numpy(), VOCAB)
-    assert sampler.choices(logits(20)[0], TEXT[:20], 20, 4) == [4]
 
 
 def test_needs_are_the_taps_that_it_was_trained_with() -> None:

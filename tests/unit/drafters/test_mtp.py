@@ -22,7 +22,7 @@ from paceline.core.types import (
     StopRules,
     Tokens,
 )
-from paceline.drafters.learned import MIN_REACH
+from paceline.drafters.learned import MIN_BRANCH, MIN_REACH
 from paceline.drafters.mtp import MtpDrafter, network_from
 from paceline.drafters.mtp_network import causal_mask
 from paceline.models.sampling import RowSampler
@@ -390,3 +390,35 @@ def test_weights_take_what_the_network_takes_and_tables_that_are_kept_twice() ->
     stored = sum(tensor.nbytes for tensor in trained.weights.values())
     made = MtpDrafter(trained, DrafterSettings(drafter="mtp", dtype="float32"))
     assert stored < made.info.weights_bytes < 2 * stored
+
+
+# --- second choices --------------------------------------------------------------------------------------------------
+TORN = ((0.3, -1.0),)
+"""Sure of nothing, so that something is left for second choices."""
+
+
+@pytest.mark.parametrize("fan_out", [0, 1, 2])
+def test_second_choices_are_branches_of_one_token(fan_out: int) -> None:
+    drafter = make_drafter(TORN)
+    drafter.open(dataclasses.replace(spec("s", TEXT[:20]), fan_out=fan_out))
+    guess = ask(drafter, 20, [(0, 19)], most=2)
+    best = [IDS[logits_after(TEXT[:20], 20, range(20), 0).topk(3).indices].tolist()]
+    best.append(IDS[logits_after((*TEXT[:20], best[0][0]), 20, range(20), 0).topk(3).indices].tolist())
+    assert guess.token_ids == tuple(first for first, *_ in best)[: len(guess.token_ids)]
+    wanted = [(20 + i, (token,)) for i in range(len(guess.token_ids)) for token in best[i][1 : 1 + fan_out]]
+    found = [(one.position, one.token_ids) for one in guess.branches]
+    assert set(found) <= set(wanted)
+    assert [one for one in wanted if one[0] == 20] == [one for one in found if one[0] == 20]
+
+
+def test_the_likeliest_second_choice_comes_first_and_a_place_s_chances_sum_to_one_at_most() -> None:
+    drafter = make_drafter(TORN)
+    drafter.open(spec("s", TEXT[:20]))
+    guess = ask(drafter, 20, [(0, 19)])
+    reach = np.cumprod((1.0, *guess.confidences))
+    chances = [reach[one.position - 20] * one.confidences[0] for one in guess.branches]
+    assert chances == sorted(chances, reverse=True)
+    assert min(chances) >= MIN_BRANCH - 1e-9
+    at_20 = [guess.confidences[0], *(one.confidences[0] for one in guess.branches if one.position == 20)]
+    assert len(at_20) == 4
+    assert sum(at_20) <= 1.0

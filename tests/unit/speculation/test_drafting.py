@@ -238,8 +238,8 @@ def test_branches_end_where_the_window_or_the_credit_does() -> None:
 
 
 def test_no_more_alternatives_per_position_than_were_asked_for() -> None:
-    two = DraftingSession(replace(SPEC, fan_out=2), max_window=64)
-    for one, most in ((session(), 1), (two, 2)):
+    for most in (1, 2):
+        one = DraftingSession(replace(SPEC, fan_out=most), max_window=64)
         found = branching(one, (4, 5), branch(3, 7), branch(3, 8), branch(3, 9), branch(4, 9))
         assert [branch.position for branch in found.branches] == [3] * most + [4]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
+from paceline.core.types import Branch, DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
 from paceline.training.evaluate import TOGETHER, Judged, Score, judge, replay
 from paceline.training.generate import Sample, sampling
 from tests.support.tiny_texts import make_sample
@@ -174,3 +174,36 @@ def test_figures_of_kinds_that_were_not_judged_are_none() -> None:
         "held_out_tau_sampled": None,
         "held_out_texts": {"greedy": 1, "sampled": 0, "left_out": 0},
     }
+
+
+class _Doubting(_Recorder):
+    """Guesses two tokens, the second one wrong, and has the right one among ``num_others`` second choices."""
+
+    def __init__(self, samples: Sequence[Sample], num_others: int) -> None:
+        super().__init__(samples, lambda text, position: text[position : position + 2])
+        self._num_others = num_others
+
+    def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
+        return [self._doubt(job, guess) for job, guess in zip(jobs, super().extend(jobs), strict=True)]
+
+    def _doubt(self, job: DraftJob, guess: Guess) -> Guess:
+        if len(guess.token_ids) < 2:
+            return guess
+        first, second = guess.token_ids
+        others = [Branch(0, job.committed + 1, (second + i,), (0.3 - 0.1 * i,)) for i in range(self._num_others)]
+        return Guess(job.session, (first, second + 9), (0.9, 0.5), tuple(others))
+
+
+@pytest.mark.parametrize(
+    ("block", "num_others", "score"),
+    [
+        (4, 0, Score(30, 15, 30, 15)),
+        (4, 1, Score(30, 10, 30, 20)),
+        (4, 2, Score(30, 10, 40, 20)),
+        (2, 1, Score(30, 15, 30, 15)),
+    ],
+)
+def test_a_second_choice_that_is_right_is_worth_a_token_where_the_block_has_room(
+    block: int, num_others: int, score: Score
+) -> None:
+    assert replay(_Doubting([WHOLE], num_others), [WHOLE], block) == [score]
