@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Description:
     """Sizes of the network."""
     calibration: tuple[tuple[float, float], ...]
     """(slope, offset) per place in the block: chance of being right = sigmoid(slope * logit(p) + offset)."""
+    warm_calibration: tuple[tuple[float, float], ...] = ()
+    """The same at a temperature, where p is a chance given the noise; empty: as without."""
     weights_digest: str = ""
     """SHA-256 of the weights file."""
     training: Mapping[str, Any] | None = None
@@ -58,13 +60,18 @@ def parse_description(file: Path) -> Description:
             raise InvalidRequest(f"model: {file} is of another format than {FORMAT}; export it with this version.")
         content["target"] = TargetIdentity(**content["target"])
         content["taps"] = tuple(int(tap) for tap in content["taps"])
-        content["calibration"] = tuple((float(slope), float(offset)) for slope, offset in content["calibration"])
+        content["calibration"] = _curves(content["calibration"])
+        content["warm_calibration"] = _curves(content.get("warm_calibration", ()))
         about = Description(**content)
         if about.block < 1 or not about.calibration or not all(type(size) is int for size in about.shape.values()):
             raise ValueError("block, calibration and sizes are not numbers that make sense")
         return about
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"model: {file} is no description of a drafter ({error}); export it again.") from error
+
+
+def _curves(entries: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(slope), float(offset)) for slope, offset in entries)
 
 
 def shape_from(about: Description, kind: type[Any]) -> Any:  # noqa: ANN401

@@ -56,10 +56,12 @@ class Certainty:
 
     def __init__(self, about: Description) -> None:
         self._curves = about.calibration
+        self._warm_curves = about.warm_calibration or about.calibration
 
-    def confidence(self, logprob: float, place: int) -> float:
-        """In (0, 1); places beyond the last curve use it."""
-        slope, offset = self._curves[min(place, len(self._curves) - 1)]
+    def confidence(self, logprob: float, place: int, *, is_warm: bool) -> float:
+        """In (0, 1), of a draw with noise or without; places beyond the last curve use it."""
+        curves = self._warm_curves if is_warm else self._curves
+        slope, offset = curves[min(place, len(curves) - 1)]
         odds = logprob - math.log(-math.expm1(min(logprob, -1e-6)))
         return 1.0 / (1.0 + math.exp(min(max(-(slope * odds + offset), -MAX_ODDS), MAX_ODDS)))
 
@@ -104,7 +106,8 @@ class GrowingGuess:
     def choices(self, logits: torch.Tensor, certainty: Certainty, count: int) -> list[tuple[int, float]]:
         """The next token, what it would be without it, ..., with their confidences; logits [vocab]."""
         found = self.sampler.choices(logits, self.context, len(self.context), count)
-        return [(token, certainty.confidence(logprob, self.place)) for token, logprob in found]
+        is_warm = self.sampler.is_warm
+        return [(token, certainty.confidence(logprob, self.place, is_warm=is_warm)) for token, logprob in found]
 
     def add(self, choices: Sequence[tuple[int, float]]) -> None:
         """The first choice at the end; the others, with what their confidences leave each other, aside."""

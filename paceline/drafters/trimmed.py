@@ -30,6 +30,8 @@ class TrimmedSampler:
         self._whole = RowSampler(params, prompt_length) if changes_logits(params) else None
         self.is_greedy = params.temperature == 0.0 and self._whole is None
         """The likeliest token it is, whatever the context."""
+        self.is_warm = params.temperature > 0.0
+        """There is noise in what is drawn."""
         self._num_drawable = _count_drawable(params, token_ids)
         self.can_draw = self._num_drawable > 0
         """False where all that may be said is unknown to the drafter; don't ask for tokens then."""
@@ -47,7 +49,7 @@ class TrimmedSampler:
             total = log_total(row)
             return [(int(self._ids[own]), float(logits[own]) - total) for own in best(row, count)]
         scores, tokens, kept = self._law(logits, context)
-        if self._params.temperature > 0.0:
+        if self.is_warm:
             scores = self._params.temperature * with_noise(scores, self._params.seed, position, tokens)
         order = _largest(scores, count)
         total = float(scores[order[0]]) + math.log(np.exp(scores - scores[order[0]]).sum()) - kept

@@ -15,12 +15,13 @@ from paceline.core.ports import Drafter
 from paceline.drafters.description import Description
 from paceline.drafters.learned import load_weights
 from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, read_trained, write_trained
-from paceline.training.batches import Vocabulary, batches
-from paceline.training.calibrate import calibrate
+from paceline.training.batches import Vocabulary
+from paceline.training.calibrate import BARE, calibrate
 from paceline.training.distil import HISTORY
 from paceline.training.evaluate import Judged, judge
 from paceline.training.generate import Sample
 from paceline.training.loop import Course, Progress, Trainer
+from paceline.training.replayable import is_replayable
 from paceline.training.students import Student
 from paceline.training.subject import (
     Subject,
@@ -59,7 +60,7 @@ def train_blocks(
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     course = Course(subject.train, vocabulary, block, options.schedule, options.weights)
     Trainer(student, course, checkpoint).run(tell)
-    trained = _describe(kind, student, vocabulary, subject, out.name, block)
+    trained = _calibrated(kind, _describe(kind, student, vocabulary, subject, out.name, block), subject.held_out)
     judged = evaluate(kind, trained, subject.held_out)
     figures = {"coverage": round(share, 4), **judged.figures("held_out_")}
     write_trained(out, dataclasses.replace(trained.about, training={**record, **figures}), trained.weights)
@@ -84,7 +85,6 @@ def _begin(kind: BlockKind, subject: Subject, options: TrainOptions) -> tuple[St
 def _describe(
     kind: BlockKind, student: Student, vocabulary: Vocabulary, subject: Subject, name: str, block: int
 ) -> TrainedDrafter:
-    held = batches(subject.held_out, vocabulary, block, 4096, 0)
     about = Description(
         kind=kind.name,
         name=name,
@@ -93,14 +93,27 @@ def _describe(
         history=HISTORY,
         block=block,
         shape=dataclasses.asdict(student.network.shape),
-        calibration=calibrate(student, held, block),
+        calibration=(BARE,) * block,
     )
     weights = {key: tensor.bfloat16() for key, tensor in student.network.state_dict().items()}
     weights[TOKEN_IDS] = vocabulary.token_ids.int()
     return TrainedDrafter(about, weights)
 
 
+def _calibrated(kind: BlockKind, trained: TrainedDrafter, held: Sequence[Sample]) -> TrainedDrafter:
+    """With curves from greedy texts and from those that can be replayed at a temperature; as greedy without any."""
+    greedy = [one for one in held if not one.temperature]
+    warm = [one for one in held if one.temperature and is_replayable(one)]
+    curves = calibrate(_make(kind, trained), greedy or warm, trained.about.block)
+    warm_curves = calibrate(_make(kind, trained), warm, trained.about.block) if greedy and warm else ()
+    about = dataclasses.replace(trained.about, calibration=curves, warm_calibration=warm_curves)
+    return TrainedDrafter(about, trained.weights)
+
+
 def evaluate(kind: BlockKind, trained: TrainedDrafter, held: Sequence[Sample]) -> Judged:
     """By real speculative decoding."""
-    drafter = kind.drafter(trained, DrafterSettings(drafter=kind.name, threads=torch.get_num_threads()))
-    return judge(drafter, held, trained.about.block)
+    return judge(_make(kind, trained), held, trained.about.block)
+
+
+def _make(kind: BlockKind, trained: TrainedDrafter) -> Drafter:
+    return kind.drafter(trained, DrafterSettings(drafter=kind.name, threads=torch.get_num_threads()))

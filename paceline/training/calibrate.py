@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from paceline.training.batches import Batch
-from paceline.training.students import Student
+from paceline.core.ports import Drafter
+from paceline.core.types import Guess, Tokens
+from paceline.training.evaluate import replay
+from paceline.training.generate import Sample
 
 NEWTON_STEPS = 25
 HALVINGS = 20
@@ -17,6 +18,10 @@ RIDGE = 1e-3
 """Keeps a curve finite where every guess was right."""
 FEWEST = 50
 """Places with fewer trials keep the curve of the place before."""
+BARE = (1.0, 0.0)
+"""The curve that changes nothing."""
+SMALLEST = 1e-6
+"""Chances are kept this far from nothing and from certainty."""
 
 
 def fit_logistic(odds: NDArray[np.float64], is_right: NDArray[np.bool_]) -> tuple[float, float]:
@@ -43,24 +48,26 @@ def _loss(inputs: NDArray[np.float64], is_right: NDArray[np.bool_], weights: NDA
     return float(np.mean(np.logaddexp(0.0, scores) - is_right * scores) + 0.5 * RIDGE * distance @ distance)
 
 
-def calibrate(student: Student, batches: Iterable[Batch], block: int) -> tuple[tuple[float, float], ...]:
-    """One curve per place, from blocks that were right so far."""
-    trials: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(block)]
-    for batch in batches:
-        chosen = batch.is_scored[..., 0]
-        alive = torch.ones(int(chosen.sum()), dtype=torch.bool)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            for place, logits in enumerate(student.places(batch, None)):
-                best = logits.float().log_softmax(-1).max(-1)
-                is_scored = alive & batch.is_scored[chosen][:, place]
-                alive = is_scored & (best.indices == batch.targets[chosen][:, place])
-                trials[place].append((best.values[is_scored], alive[is_scored]))
+def calibrate(drafter: Drafter, samples: Sequence[Sample], block: int) -> tuple[tuple[float, float], ...]:
+    """One curve per place, from guesses along texts of one kind, as far as they were right.
+
+    The confidences of ``drafter`` are the bare chances.
+    """
+    trials: list[list[tuple[float, bool]]] = [[] for _ in range(block)]
+
+    def watch(guess: Guess, truth: Tokens) -> None:
+        for place, (token, right) in enumerate(zip(guess.token_ids, truth, strict=False)):
+            trials[place].append((guess.confidences[place], token == right))
+            if token != right:
+                return
+
+    replay(drafter, samples, block, watch)
     curves: list[tuple[float, float]] = []
     for trial in trials:
-        logprobs, right = (torch.cat(column).numpy() for column in zip(*trial, strict=True))
-        if len(right) < FEWEST:
-            curves.append(curves[-1] if curves else (1.0, 0.0))
+        if len(trial) < FEWEST:
+            curves.append(curves[-1] if curves else BARE)
             continue
-        logprobs = np.minimum(logprobs.astype(np.float64), -1e-6)
-        curves.append(fit_logistic(logprobs - np.log(-np.expm1(logprobs)), right))
+        chances, right = (np.array(column) for column in zip(*trial, strict=True))
+        chances = np.clip(chances.astype(np.float64), SMALLEST, 1.0 - SMALLEST)
+        curves.append(fit_logistic(np.log(chances) - np.log1p(-chances), right.astype(np.bool_)))
     return tuple(curves)

@@ -7,7 +7,7 @@ cost nothing: the whole guess, and second choices beside it where the block has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from paceline.core.ports import Drafter
-from paceline.core.types import Draft, DraftJob, FeatureFrame, Guess, SessionSpec, StopRules
+from paceline.core.types import Draft, DraftJob, FeatureFrame, Guess, SessionSpec, StopRules, Tokens
 from paceline.speculation.alternatives import AlternativeLearner, Share
 from paceline.speculation.draft_length import AcceptanceLearner
 from paceline.speculation.draft_tree import DraftTree, Path
 from paceline.training.generate import Sample
 from paceline.training.replayable import is_replayable
 
+Watch = Callable[[Guess, Tokens], None]
 TOGETHER = 32
 """Sessions per call of the drafter."""
 
@@ -139,14 +140,16 @@ def judge(drafter: Drafter, samples: Sequence[Sample], block: int) -> Judged:
     )
 
 
-def replay(drafter: Drafter, samples: Sequence[Sample], block: int) -> list[Score]:
-    """One score per sample."""
+def replay(drafter: Drafter, samples: Sequence[Sample], block: int, watch: Watch | None = None) -> list[Score]:
+    """One score per sample; ``watch`` sees every guess, and what the target said from there on."""
     scores = []
     for start in range(0, len(samples), TOGETHER):
         group = [_open(drafter, i, sample) for i, sample in enumerate(samples[start : start + TOGETHER])]
         while running := [one for one in group if not one.is_done]:
             guesses = drafter.extend([one.job(block) for one in running])
             for one, guess in zip(running, guesses, strict=True):
+                if watch is not None:
+                    watch(guess, one.sample.tokens[one.committed :])
                 one.verify(guess, block)
         for one in group:
             drafter.close(one.session)

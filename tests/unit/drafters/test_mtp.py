@@ -267,6 +267,17 @@ def test_confidences_are_calibrated_chances() -> None:
     assert guess.confidences == pytest.approx(expected, rel=1e-3)
 
 
+def test_at_a_temperature_other_curves_count() -> None:
+    about = dataclasses.replace(TRAINED.about, calibration=((0.0, 1.0),), warm_calibration=((0.0, 2.0), (0.0, 3.0)))
+    drafter = MtpDrafter(dataclasses.replace(TRAINED, about=about), DrafterSettings(drafter="mtp", dtype="float32"))
+    for name, law in (("greedy", SamplingParams()), ("warm", SamplingParams(temperature=0.8))):
+        drafter.open(spec(name, TEXT[:20], law))
+    greedy, warm = drafter.extend([DraftJob(name, TEXT[:20], 20, BLOCK) for name in ("greedy", "warm")])
+    one, two, three = (1 / (1 + math.exp(-offset)) for offset in (1, 2, 3))
+    assert greedy.confidences == pytest.approx([one] * BLOCK)
+    assert warm.confidences == pytest.approx([two] + [three] * (BLOCK - 1))
+
+
 def test_a_later_place_has_its_own_curve_when_a_guess_goes_on() -> None:
     drafter = opened(((0.0, 1.0), (0.0, 2.0), (0.0, 3.0)))
     chances = [1 / (1 + math.exp(-offset)) for offset in (1, 2, 3, 3, 3)]

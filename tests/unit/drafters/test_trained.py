@@ -166,6 +166,7 @@ DESCRIPTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "taps that are no numbers": (lambda about: about.update(taps=["low"]), "no description.*low"),
     "no curves": (lambda about: about.update(calibration=[]), "no description.*calibration"),
     "curves that are none": (lambda about: about.update(calibration=[[1.0]]), "no description"),
+    "warm curves that are none": (lambda about: about.update(warm_calibration=[[1.0]]), "no description"),
     "no block": (lambda about: about.update(block=0), "no description.*block"),
     "a block in words": (lambda about: about.update(block="five"), "no description"),
     "sizes that are no numbers": (lambda about: about["shape"].update(mlp="48"), "no description.*sizes"),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from paceline.training.batches import Batch, Vocabulary, make_batch
-from paceline.training.calibrate import FEWEST, calibrate, fit_logistic
+from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec
+from paceline.training.calibrate import BARE, calibrate, fit_logistic
+from paceline.training.generate import Sample
 from tests.support.tiny_texts import VOCAB, make_sample
 
 
@@ -44,52 +42,69 @@ def test_perfectly_separated_guesses_have_a_finite_curve() -> None:
     assert abs(offset) < 1.0
 
 
-VOCABULARY = Vocabulary(range(VOCAB), VOCAB)
 WRONG = 5
-"""Of so many rows one is guessed wrongly, with the same confidence."""
+"""Of so many calls one is wrong at a place, with the same confidence."""
 
 
 class _Known:
-    """A student that says the target with a fixed chance, but for some rows."""
+    """Knows the texts; in every fifth call it is wrong at the first place, in every fifth at the second, ..."""
 
-    network = nn.Module()
+    info = DrafterInfo("known", vocab_size=VOCAB)
 
-    def __init__(self, block: int, chance: float) -> None:
-        self._block, self._logit = block, np.log(chance / (1 - chance) * (VOCAB - 1))
+    def __init__(self, texts: Sequence[Sample], confidence: float) -> None:
+        self._texts = [text.tokens for text in texts]
+        self._confidence = confidence
+        self._num_calls = 0
 
-    def places(self, batch: Batch, generator: torch.Generator | None) -> Iterator[torch.Tensor]:
-        assert generator is None
-        chosen = batch.is_scored[..., 0]
-        for place in range(self._block):
-            targets = batch.targets[chosen][:, place].clone()
-            targets[place::WRONG] = (targets[place::WRONG] + 1) % VOCAB
-            yield torch.nn.functional.one_hot(targets, VOCAB).float() * self._logit
+    def open(self, spec: SessionSpec) -> None:
+        """No matter."""
+
+    def close(self, session: str) -> None:
+        """No matter."""
+
+    def state_bytes(self) -> int:
+        return 0
+
+    def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
+        return [self._guess(job) for job in jobs]
+
+    def _guess(self, job: DraftJob) -> Guess:
+        text = next(text for text in self._texts if text[: job.committed] == job.context)
+        tokens = [*text[job.committed : job.committed + job.max_tokens]]
+        place = self._num_calls % WRONG
+        if place < len(tokens):
+            tokens[place] = (tokens[place] + 1) % VOCAB
+        self._num_calls += 1
+        return Guess(job.session, tuple(tokens), (self._confidence,) * len(tokens))
 
 
-def samples(count: int, length: int) -> list[Batch]:
-    return [make_batch([make_sample(length, 5, 0, seed=seed)], VOCABULARY, 3) for seed in range(count)]
+def texts(count: int, length: int) -> list[Sample]:
+    return [make_sample(length, 5, 0, seed=seed) for seed in range(count)]
 
 
-def test_each_place_has_a_curve_of_blocks_that_were_right_so_far() -> None:
-    """All places are as sure; place 0 is right in 4 of 5 rows, the next in 3 of those 4, the last in 2 of those 3."""
-    curves = calibrate(_Known(3, 0.9), samples(20, 108), 3)
+def test_each_place_has_a_curve_of_guesses_that_were_right_so_far() -> None:
+    """All places are as sure; place 0 is right in 4 of 5 calls, the next in 3 of those 4, the last in 2 of those 3."""
+    known = texts(40, 208)
+    curves = calibrate(_Known(known, 0.9), known, 3)
     odds = np.log(0.9 / 0.1)
     chances = [1 / (1 + np.exp(-(slope * odds + offset))) for slope, offset in curves]
     assert chances == pytest.approx([4 / 5, 3 / 4, 2 / 3], abs=0.02)
 
 
 def test_a_place_with_few_trials_keeps_the_curve_of_the_place_before() -> None:
-    few = samples(1, 5 + 1 + FEWEST)
-    first, second, third = calibrate(_Known(3, 0.9), few, 3)
-    assert first != (1.0, 0.0)
+    """Five calls commit 14 tokens: in 56 calls place 0 is tried 56 times, place 1 45 times and place 2 34 times."""
+    known = texts(1, 6 + 56 * 14 // 5)
+    first, second, third = calibrate(_Known(known, 0.9), known, 3)
+    assert first != BARE
     assert second == third == first
 
 
 def test_without_enough_trials_a_chance_is_taken_at_its_word() -> None:
-    assert calibrate(_Known(2, 0.9), samples(1, 5 + FEWEST), 2) == ((1.0, 0.0), (1.0, 0.0))
+    known = texts(1, 20)
+    assert calibrate(_Known(known, 0.9), known, 2) == (BARE, BARE)
 
 
-def test_rows_that_are_not_scored_are_no_trials() -> None:
-    batches = samples(20, 30)
-    idle = [dataclasses.replace(one, is_scored=torch.zeros_like(one.is_scored)) for one in batches]
-    assert calibrate(_Known(3, 0.9), idle, 3) == ((1.0, 0.0),) * 3
+def test_confidences_of_nothing_and_of_certainty_have_a_curve() -> None:
+    known = texts(10, 108)
+    for confidence in (0.0, 1.0):
+        assert np.isfinite(calibrate(_Known(known, confidence), known, 2)).all()
