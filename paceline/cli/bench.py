@@ -15,6 +15,7 @@ from paceline.cli.drafters import DrafterUse, drafters_of, memory_of, name_all
 from paceline.cli.machine import provenance
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
 from paceline.cli.modes import COLOCATED, MODES, Asking, make_runners, parse_modes
+from paceline.cli.peers.command import peers
 from paceline.cli.prompts import PromptRow, read_prompts
 from paceline.cli.running import connected, numbers, run
 from paceline.cli.stack import StackOptions
@@ -26,6 +27,7 @@ from paceline.text.resolve import PACKAGED
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 app.command("table")(table)
+app.command("peers")(peers)
 
 
 @app.callback()

@@ -44,6 +44,10 @@ class Asking:
     is_chat: bool = False
     """Prompts go through the model's chat template."""
 
+    def of(self, template: GenerateRequest, row: PromptRow) -> GenerateRequest:
+        """``template`` with the prompt of a row."""
+        return replace(template, prompt=row.prompt(is_chat=self.is_chat))
+
 
 def parse_modes(text: str, base: str = "") -> list[str]:
     """Comma-separated names and block lengths, without repeats; ``base`` comes first whether it is named or not."""
@@ -66,14 +70,18 @@ async def make_runners(modes: Sequence[str], service: Service, asking: Asking, m
     }
 
 
-def _ours(mode: str, service: Service, asking: Asking) -> Runner:
+def request_in(mode: str, request: GenerateRequest) -> GenerateRequest:
+    """A request in a mode of ours."""
     if _is_block(mode):
-        template = replace(asking.request, mode=DraftMode.PIPELINE, min_draft=int(mode), max_draft=int(mode))
-    else:
-        template = replace(asking.request, mode=DraftMode(mode))
+        return replace(request, mode=DraftMode.PIPELINE, min_draft=int(mode), max_draft=int(mode))
+    return replace(request, mode=DraftMode(mode))
+
+
+def _ours(mode: str, service: Service, asking: Asking) -> Runner:
+    template = request_in(mode, asking.request)
 
     async def measure(row: PromptRow) -> Sample:
-        done = await service.complete(replace(template, prompt=row.prompt(is_chat=asking.is_chat)))
+        done = await service.complete(asking.of(template, row))
         finished, tokens = done.finished, len(done.token_ids)
         return Sample(
             mode,

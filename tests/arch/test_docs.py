@@ -142,17 +142,17 @@ def test_every_service_command_that_is_shown_parses(words: list[str]) -> None:
 
 
 def test_every_make_verb_that_is_mentioned_exists() -> None:
-    verbs = set(re.findall(r"^([a-z]+):", _text("Makefile"), re.MULTILINE))
+    verbs = set(re.findall(r"^([a-z-]+):", _text("Makefile"), re.MULTILINE))
     mentioned = {
-        verb for page in PAGES for verb in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)
+        verb for page in PAGES for verb in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE)
     }
     assert {"setup", "test", "demo"} <= mentioned
     assert mentioned <= verbs
 
 
 def test_the_contributors_table_of_verbs_is_the_makefiles() -> None:
-    listed = re.findall(r"^\| `make (\w+)` \|", _text("CONTRIBUTING.md"), re.MULTILINE)
-    assert set(listed) == set(re.findall(r"^([a-z]+):.*## ", _text("Makefile"), re.MULTILINE)) - {"help"}
+    listed = re.findall(r"^\| `make ([a-z-]+)` \|", _text("CONTRIBUTING.md"), re.MULTILINE)
+    assert set(listed) == set(re.findall(r"^([a-z-]+):.*## ", _text("Makefile"), re.MULTILINE)) - {"help"}
 
 
 def test_the_contributors_table_of_rooms_is_the_import_contract() -> None:
