@@ -14,13 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from paceline.config.settings import CoordinatorSettings
 from paceline.core.errors import InvalidRequest, Unsupported
 from paceline.core.requests import Chat, DraftMode, GenerateRequest
-from paceline.core.types import Profile, SamplingParams, StopRules, Tokens, TraceContext, VerifierInfo
+from paceline.core.types import Pace, Profile, SamplingParams, StopRules, Tokens, TraceContext, VerifierInfo
 from paceline.sampling.processors import validate
 from paceline.speculation.profiles import PRIORS
 from paceline.telemetry.spans import child_of, new_trace
 from paceline.text.tokenizer import Tokenizer
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PACES = {DraftMode.SYNC: Pace.SYNC, DraftMode.PIPELINE: Pace.PIPELINE, DraftMode.LOOKAHEAD: Pace.LOOKAHEAD}
+"""Of the modes with drafters of the pool."""
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 """Held back at most while a stop string may be beginning."""
@@ -48,8 +50,10 @@ class Admitted:
     profile: Profile
     allow_learning: bool
     """Verdicts about its drafts may be logged."""
-    wants_drafter: bool
-    """A drafter of the pool may guess for it."""
+    pace: Pace | None
+    """When drafters of the pool go on; None if they may not guess for it."""
+    fan_out: int
+    """Alternatives per position that drafters may send."""
     verifier: VerifierInfo
     """What the session is pinned to: any verifier with this numerics id gives the same bits."""
     parent: TraceContext
@@ -91,7 +95,9 @@ def admit(
     if sampling.top_k > MAX_TOP_K:
         raise InvalidRequest(f"top_k: {sampling.top_k} is more than {MAX_TOP_K}; use 0 to keep all tokens.")
     prompt = _prompt(request, tokenizer)
-    min_draft, max_draft = _draft_lengths(request, settings)
+    mode = request.mode or DraftMode(settings.mode)
+    lengths = _draft_lengths(request, settings)
+    min_draft, max_draft = (0, 0) if mode is DraftMode.PLAIN else lengths
     parent = request.trace if request.trace.trace_id else new_trace()
     _check_prompt(prompt, verifier)
     return Admitted(
@@ -105,7 +111,8 @@ def admit(
         min_draft=min_draft,
         profile=request.profile,
         allow_learning=request.allow_learning,
-        wants_drafter=max_draft > 0 and request.mode is DraftMode.PIPELINE,
+        pace=PACES.get(mode) if max_draft else None,
+        fan_out=settings.fan_out,
         verifier=verifier,
         parent=parent,
         trace=child_of(parent),
@@ -173,4 +180,4 @@ def _draft_lengths(request: GenerateRequest, settings: CoordinatorSettings) -> t
         raise InvalidRequest(f"max_draft: {max_draft} is not between 0 and {MAX_DRAFT}.")
     if not 0 <= request.min_draft <= max_draft:
         raise InvalidRequest(f"min_draft: {request.min_draft} is not between 0 and max_draft, {max_draft}.")
-    return (0, 0) if request.mode is DraftMode.PLAIN else (request.min_draft, max_draft)
+    return request.min_draft, max_draft

@@ -34,6 +34,7 @@ from paceline.core.types import (
     DrafterInfo,
     FinishReason,
     KvFrame,
+    Pace,
     SessionSpec,
     Tap,
     TraceContext,
@@ -189,10 +190,11 @@ class Session:
                 self._granted = 0
                 self._grant()
                 self._tap = Tap(admitted.session)
-        wants_drafts = admitted.wants_drafter and self._drafter.member is None
+        wants_drafts = admitted.pace is not None and self._drafter.member is None
         is_new = wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)) is not None
         if is_new:
-            self._drafter.send(self._spec())
+            pace = admitted.pace or Pace.PIPELINE
+            self._drafter.send(replace(self._spec(), pace=pace))
         self._ask_for_features(is_new)
 
     def _ask_for_features(self, drafter_is_new: bool) -> None:
@@ -227,6 +229,7 @@ class Session:
             min_draft=admitted.min_draft,
             profile=admitted.profile,
             window=max(self._around.window, admitted.max_draft),
+            fan_out=admitted.fan_out,
             model_digest="",
             numerics_id=admitted.verifier.numerics_id,
             tokenizer_digest=admitted.verifier.tokenizer_digest,

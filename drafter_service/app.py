@@ -11,6 +11,7 @@ from drafter_service.service import SERVICE, register
 from paceline.config.settings import DrafterSettings
 from paceline.core.ports import Drafter
 from paceline.drafters import create_drafter
+from paceline.drafters.pacing import paced_worker
 from paceline.drafters.reloading import Reloader
 from paceline.drafters.warming import warm_up
 from paceline.telemetry import setup
@@ -28,7 +29,8 @@ async def run(settings: DrafterSettings) -> None:
     worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
     drafter = await asyncio.get_running_loop().run_in_executor(worker, create)
     metrics = DrafterMetrics(telemetry.registry)
-    runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics, worker=worker)
+    paced = paced_worker(drafter, clock) or worker
+    runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics, worker=paced)
     reloader = Reloader(runtime, create, metrics.reloads, worker)
 
     try:

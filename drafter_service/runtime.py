@@ -21,6 +21,7 @@ from paceline.core.types import (
     Close,
     Commit,
     Credit,
+    Draft,
     DrafterCommand,
     DrafterEvent,
     DrafterInfo,
@@ -28,11 +29,14 @@ from paceline.core.types import (
     Drain,
     Guess,
     KvFrame,
+    Pace,
     Refused,
     SessionSpec,
 )
 from paceline.drafters.reloading import Successor, open_all
+from paceline.speculation.draft_length import StepCost
 from paceline.speculation.drafting import DraftingSession
+from paceline.speculation.lookahead import choose_ends
 from paceline.telemetry.metrics import DrafterMetrics
 from paceline.telemetry.names import Attribute, Span
 from paceline.telemetry.spans import Tracer
@@ -46,6 +50,12 @@ Result = TypeVar("Result")
 
 PATIENCE_S = 0.004
 """A drafting call should take about this long: longer ones hold back tokens that are ready."""
+PATIENCE = 0.2
+"""The same as a share of the verifier's step, where that is longer: a step has no use for more messages."""
+MOST_TOKENS = 64
+"""Of a call, per context."""
+MOST_JOBS = 64
+"""Contexts of a call at most that are not on the paths of sessions which don't look ahead."""
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +90,8 @@ class DrafterRuntime:
         self._outboxes: set[Outbox[DrafterEvent]] = set()
         self._wake = asyncio.Event()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="drafter")
-        self._token_s = 0.0
+        self._cost = StepCost()
+        self._has_drafted = False
         self._draining: str | None = None
 
     @property
@@ -218,7 +229,7 @@ class DrafterRuntime:
         try:
             while True:
                 await self._settle()
-                jobs = [(seat, job) for seat in self._seats.values() if (job := seat.state.job(self._chunk))]
+                jobs = self._jobs()
                 if jobs:
                     await self._draft(jobs)
                 else:
@@ -230,10 +241,40 @@ class DrafterRuntime:
                 self._successor.settle(Unavailable("This drafter has ended; start it again."))
             self._worker.shutdown(wait=False, cancel_futures=True)
 
+    def _jobs(self) -> list[tuple[_Seat, DraftJob]]:
+        """Paths first: a verifier may be waiting for one. Then other outcomes, where they are worth their time."""
+        jobs: list[tuple[_Seat, DraftJob]] = []
+        ahead: list[_Seat] = []
+        for seat in self._seats.values():
+            state = seat.state
+            is_ahead = state.spec.pace is Pace.LOOKAHEAD and bool(state.path)
+            is_awaited = not state.path and state.step_s > 0.0
+            size = state.block(self._token_s) if is_awaited else self._chunk(state)
+            if is_ahead:
+                ahead.append(seat)
+            elif job := state.job(size):
+                jobs.append((seat, job))
+        is_urgent = any(not seat.state.path for seat, _ in jobs)
+        return jobs if is_urgent else jobs + self._outcomes(ahead, len(jobs))
+
+    def _outcomes(self, seats: Sequence[_Seat], num_jobs: int) -> list[tuple[_Seat, DraftJob]]:
+        """Where sessions that look ahead go on: on their paths, and behind what may be said instead."""
+        ends = [(end, seat) for seat in seats for end in seat.state.open_ends()[: self._drafter.info.jobs_per_session]]
+        ends.sort(key=lambda one: one[0].reach, reverse=True)
+        ends = ends[: max(0, MOST_JOBS - num_jobs)]
+        count = choose_ends([end.reach for end, _ in ends], num_jobs, self._cost.seconds)
+        jobs = ((seat, seat.state.job_at(end.tail, self._chunk(seat.state))) for end, seat in ends[:count])
+        return [(seat, job) for seat, job in jobs if job is not None]
+
     @property
-    def _chunk(self) -> int:
+    def _token_s(self) -> float:
+        """Of one guess alone; 0 before the first."""
+        return self._cost.seconds(1) if self._has_drafted else 0.0
+
+    def _chunk(self, state: DraftingSession) -> int:
         """Tokens per call: as many as are ready within the patience, so that the first ones don't wait."""
-        return 64 if self._token_s == 0.0 else max(1, min(64, int(PATIENCE_S / self._token_s)))
+        patience = max(PATIENCE_S, PATIENCE * state.step_s)
+        return max(1, min(MOST_TOKENS, int(patience / self._token_s))) if self._token_s else MOST_TOKENS
 
     async def _settle(self) -> None:
         """Opening, closing and taking over happen in the worker's order, between computations."""
@@ -284,23 +325,28 @@ class DrafterRuntime:
         seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
         longest = max(len(guess.token_ids) for guess in guesses)
         if longest:
-            token_s = seconds / longest
-            self._token_s = token_s if self._token_s == 0.0 else self._token_s + 0.2 * (token_s - self._token_s)
+            self._cost.observe(len(jobs), seconds / longest)
+            self._has_drafted = True
         self._metrics.draft_seconds.observe(seconds)
         self._metrics.drafted_tokens.inc(sum(len(guess.token_ids) for guess in guesses))
-        for (seat, job), guess in zip(jobs, guesses, strict=True):
-            if self._seats.get(job.session) is not seat:
-                continue  # closed while the worker computed
-            draft = seat.state.extend(job, guess)
-            if draft is not None:
-                attributes = {Attribute.POSITION: draft.base, Attribute.TOKENS: len(draft.token_ids)}
-                self._tracer.record(Span.DRAFT, seat.state.spec.trace, (started_ns, ended_ns), attributes)
-                seat.outbox.put(draft)
+        answers: dict[str, list[tuple[DraftJob, Guess]]] = {}
+        for (_, job), guess in zip(jobs, guesses, strict=True):
+            answers.setdefault(job.session, []).append((job, guess))
+        for seat in dict.fromkeys(seat for seat, _ in jobs):
+            if self._seats.get(seat.state.session) is seat:  # else it was closed while the worker computed
+                self._send(seat, seat.state.extend_all(answers[seat.state.session]), (started_ns, ended_ns))
+
+    def _send(self, seat: _Seat, draft: Draft | None, times_ns: tuple[int, int]) -> None:
+        if draft is None:
+            return
+        attributes = {Attribute.POSITION: draft.base, Attribute.TOKENS: len(draft.token_ids)}
+        self._tracer.record(Span.DRAFT, seat.state.spec.trace, times_ns, attributes)
+        seat.outbox.put(draft)
 
     async def _in_worker(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, partial(function, *args, **kwargs))
+        return await asyncio.wrap_future(self._worker.submit(partial(function, *args, **kwargs)))
 
 
 def _extend(drafter: Drafter, jobs: Sequence[DraftJob]) -> tuple[list[Guess], int]:

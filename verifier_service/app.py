@@ -14,6 +14,7 @@ from paceline.core.errors import InvalidRequest, NotFound
 from paceline.core.ports import Drafter, TargetState
 from paceline.core.types import VerifierInfo
 from paceline.drafters import create_drafter
+from paceline.drafters.pacing import paced_worker
 from paceline.drafters.reloading import Reloader
 from paceline.drafters.warming import warm_up
 from paceline.speculation.fitting import misfit
@@ -36,7 +37,8 @@ async def run(settings: VerifierSettings) -> None:
     # In the thread of the steps: a library that computed in another one, if only while loading, keeps threads there.
     worker = backend.worker or ThreadPoolExecutor(1, thread_name_prefix="resident")
     create = partial(create_resident, settings, backend.info, backend.state)
-    resident = Resident(await asyncio.get_running_loop().run_in_executor(worker, create), clock, metrics, worker)
+    drafter = await asyncio.get_running_loop().run_in_executor(worker, create)
+    resident = Resident(drafter, clock, metrics, paced_worker(drafter, clock) or worker)
     runtime = VerifierRuntime(backend, settings, clock, tracer=telemetry.tracer, metrics=metrics, resident=resident)
     reloader = Reloader(runtime, partial(required, create), metrics.reloads, worker)
 

@@ -61,8 +61,8 @@ class Resident:
         self._clock = clock
         self._metrics = metrics
         self._needs = drafter.info.needs if drafter is not None else Needs()
-        self._own = None if worker else ThreadPoolExecutor(1, thread_name_prefix="resident")
-        self._worker = worker or self._own
+        self._is_own = worker is None
+        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="resident")
         self._policy = ResidentPolicy()
         self._seats: dict[str, _Seat] = {}
         self._closing: list[str] = []
@@ -184,7 +184,7 @@ class Resident:
         opening = [state.spec for state, seat, _ in asked if not seat.is_open]
         started, started_ns = self._clock.monotonic(), self._clock.time_ns()
         work = (drafter, closing, opening, [job for _, _, job in asked])
-        guesses, memory = await asyncio.get_running_loop().run_in_executor(self._worker, _compute, *work)
+        guesses, memory = await asyncio.wrap_future(self._worker.submit(_compute, *work))
         self._metrics.drafter_memory.observe(drafter.info.weights_bytes, memory)
         seconds, ended_ns = self._clock.monotonic() - started, self._clock.time_ns()
         if not asked:
@@ -222,8 +222,8 @@ class Resident:
         """Nobody consults any more. Lets go of the thread, unless it is the back end's."""
         if self._successor is not None:
             self._successor.settle(Unavailable("This verifier has ended; start it again."))
-        if self._own is not None:
-            self._own.shutdown(wait=False, cancel_futures=True)
+        if self._is_own:
+            self._worker.shutdown(wait=False, cancel_futures=True)
 
 
 def _compute(

@@ -143,7 +143,7 @@ class _Checker:
         async with self._gate:
             try:
                 reference = await self._reference(client, request, (row.name, index, law.name))
-                drafted = await client.complete(replace(request, mode=DraftMode.PIPELINE))
+                drafted = await client.complete(replace(request, mode=None))
             except PacelineError as error:
                 say(f"prompt {row.name}: {error.code}: {error}")
                 tally.errors += 1

@@ -36,7 +36,8 @@ def generate(
     system: str = typer.Option("", help="System message of the chat."),
     raw: bool = typer.Option(False, help="No chat template: continue the text as it is."),
     token_ids: str = typer.Option("", help="Prompt as comma-separated token ids."),
-    plain: bool = typer.Option(False, help="Same engine without drafts."),
+    mode: DraftMode = typer.Option(None, help="Who drafts, and when; the service's choice without."),
+    plain: bool = typer.Option(False, help="Same engine without drafts: --mode plain."),
     allow_learning: bool = typer.Option(False, help="Token ids may be logged to train drafters, if the service does."),
     stream: bool = typer.Option(False, help="Show text as it comes."),
     prompts: Path = typer.Option(None, help="JSONL with prompt or turns: one JSON line each comes out."),
@@ -50,14 +51,13 @@ def generate(
     )
 
     def request(text: Prompt) -> GenerateRequest:
-        mode = DraftMode.PLAIN if plain else DraftMode.PIPELINE
         return GenerateRequest(
             text,
             sampling=params,
             seed=seed,
             max_tokens=max_tokens,
             stop=tuple(stop),
-            mode=mode,
+            mode=DraftMode.PLAIN if plain else mode,
             max_draft=max_draft,
             profile=profile,
             allow_learning=allow_learning,

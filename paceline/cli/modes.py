@@ -1,7 +1,7 @@
 """What ``paceline bench`` compares: each mode makes a runner, which measures one prompt.
 
-A number is a block of that many draft tokens in every step, ``pipeline`` the length that a request gets that asks for
-nothing: it follows what pays.
+The modes are those of a request; a number is a block of that many draft tokens in every step. In all other modes the
+length follows what pays.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLAIN = DraftMode.PLAIN.value
 PIPELINE = DraftMode.PIPELINE.value
 COLOCATED = DraftMode.COLOCATED.value
 TRANSFORMERS = "transformers"
-MODES = (PLAIN, PIPELINE, COLOCATED, TRANSFORMERS)
+MODES = (*(mode.value for mode in DraftMode), TRANSFORMERS)
 LONGEST_BLOCK = 64
 
 

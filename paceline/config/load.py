@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 import yaml
 
 from paceline.core.errors import InvalidRequest
+from paceline.core.requests import DraftMode
 
 SettingsT = TypeVar("SettingsT")
 PREFIX = "PACELINE_"
@@ -175,22 +176,29 @@ def _bool(value: object) -> bool:
 
 
 _MAY_BE_ZERO = frozenset(
-    {"threads", "max_draft", "window", "model_seed", "grace_s", "step_base_s", "step_row_s", "agreement"}
+    {
+        *("threads", "max_draft", "window", "fan_out", "grace_s"),
+        *("model_seed", "step_base_s", "step_row_s", "agreement"),
+        *("alternatives", "hit", "call_base_s", "call_token_s", "call_row_s"),
+    }
 )
+_CHANCES = frozenset({"agreement", "hit"})
 _LARGEST = 2**31 - 1
 """Of whole numbers: gRPC's own limit, and far beyond use for all others."""
 
 
 def _check_range(key: str, value: object) -> None:
+    name = key.rpartition(".")[2]
+    if name == "mode" and value not in tuple(DraftMode):
+        raise InvalidRequest(f"{key}: {value!r} is no mode; choose one of {', '.join(DraftMode)}.")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    name = key.rpartition(".")[2]
     least = "0 or more" if name in _MAY_BE_ZERO else "more than 0"
     if not 0 <= value < float("inf") or (value == 0 and name not in _MAY_BE_ZERO):
         raise InvalidRequest(f"{key}: {value} is out of range; it must be {least}.")
     if isinstance(value, int) and value > _LARGEST:
         raise InvalidRequest(f"{key}: {value} is too large; at most {_LARGEST} will do.")
-    if name == "agreement" and value > 1.0:
+    if name in _CHANCES and value > 1.0:
         raise InvalidRequest(f"{key}: {value} is a chance; it must be at most 1.")
 
 

@@ -48,6 +48,17 @@ class SyntheticSettings:
     """Time added per row of a step."""
     agreement: float = 0.8
     """Chance that the synthetic drafter guesses the target's token."""
+    alternatives: int = 0
+    """Other tokens that the synthetic drafter names per place, where a session wants any."""
+    hit: float = 0.85
+    """Chance that the target's token is among these where the first choice is wrong; each is half as likely as the one
+    before."""
+    call_base_s: float = 0.0
+    """Fixed time of a call of the synthetic drafter."""
+    call_token_s: float = 0.0
+    """Time added per token of the longest guess of a call."""
+    call_row_s: float = 0.0
+    """Time added per token of every further guess of a call: drafters batch as verifiers do."""
     model_seed: int = 0
     """Two synthetic models with the same seed are the same model."""
 
@@ -138,6 +149,11 @@ class CoordinatorSettings:
     these as many are checked as pay."""
     window: int = 16
     """Draft tokens pending beyond the last commit."""
+    mode: str = "lookahead"
+    """Who drafts for requests that don't say: plain, sync, pipeline, lookahead or colocated. Without a pool of drafters
+    the middle three are the same as colocated."""
+    fan_out: int = 3
+    """Other tokens per place that drafters may send; in mode lookahead they go on behind these."""
     max_requests: int = 256
     """Requests at once; more are refused with RESOURCE_EXHAUSTED."""
     max_tokens: int = 256

@@ -12,10 +12,15 @@ from paceline.core.types import DrafterInfo, FinishReason, Profile, SamplingPara
 
 
 class DraftMode(StrEnum):
-    """Who drafts: nobody; drafters of the pool, and the verifier's own if it has one; or only that one."""
+    """Who drafts, and when: nobody; drafters of the pool, and the verifier's own if it has one; or only that one."""
 
     PLAIN = "plain"
+    SYNC = "sync"
+    """One block per round trip, for comparison."""
     PIPELINE = "pipeline"
+    """Ahead on the likeliest path."""
+    LOOKAHEAD = "lookahead"
+    """The same, and behind likely other outcomes too."""
     COLOCATED = "colocated"
 
 
@@ -58,7 +63,8 @@ class GenerateRequest:
     """Extra ids that end the output."""
     ignore_eos: bool = False
     """Do not stop at the model's end-of-sequence ids."""
-    mode: DraftMode = DraftMode.PIPELINE
+    mode: DraftMode | None = None
+    """Who drafts, and when; None is the service's ``mode``."""
     max_draft: int | None = None
     """Draft tokens per verifier step at most; None is the profile's, or the service's where that is less."""
     min_draft: int = 0

@@ -33,6 +33,17 @@ class Profile(StrEnum):
     """Text that largely repeats its prompt: edits, extracts, quotations."""
 
 
+class Pace(StrEnum):
+    """When a drafter goes on. It never changes the text."""
+
+    SYNC = "sync"
+    """One block, then its verdict, then the next one."""
+    PIPELINE = "pipeline"
+    """Ahead on the likeliest path, without waiting for verdicts."""
+    LOOKAHEAD = "lookahead"
+    """The same, and behind likely other outcomes too."""
+
+
 class FinishReason(StrEnum):
     """Why a session ended."""
 
@@ -110,6 +121,8 @@ class SessionSpec:
     """Draft tokens that may be pending beyond the last commit."""
     fan_out: int = 3
     """Alternatives per position that the drafter may send as branches."""
+    pace: Pace = Pace.PIPELINE
+    """When the drafter goes on."""
     model_digest: str = ""
     """Refuse the session when set and different from the served model's."""
     numerics_id: str = ""
@@ -317,6 +330,8 @@ class DrafterInfo:
     needs: Needs = field(default_factory=Needs)
     max_sessions: int = 256
     max_window: int = 64
+    jobs_per_session: int = 1
+    """Contexts of one session that it continues in one call."""
     weights_bytes: int = 0
     """Memory of its weights, or of a corpus; none without."""
     state_bytes: int = 0

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from paceline.core.errors import Gap, InvalidRequest
 from paceline.core.types import (
-    Branch,
     Commit,
     Credit,
     Draft,
@@ -17,27 +15,30 @@ from paceline.core.types import (
     Guess,
     KvFrame,
     Needs,
+    Pace,
     SessionSpec,
     Tokens,
 )
 from paceline.speculation.features import BF16_BYTES, FeatureWindow, KvWindow, check_frame, check_kv
+from paceline.speculation.lookahead import GuessTree, WayOn, best_block
+
+STEP_RATE = 0.1
+"""Weight of the newest step's time."""
 
 
 class DraftingSession:
-    """Runs ahead on one path within its window; rolls back to the last token that a commit confirms."""
+    """Runs ahead within its window, as its pace allows; rolls back to the last token that a commit confirms."""
 
     def __init__(self, spec: SessionSpec, *, max_window: int, needs: Needs | None = None) -> None:
         if not spec.context or not 0 < spec.prompt_length <= len(spec.context):
             raise InvalidRequest("context: it needs at least one token, and prompt_length must lie inside it.")
         self.spec = spec
         self._committed = list(spec.context)
-        self._path: list[int] = []
-        self._confidences: list[float] = []
-        self._branches: tuple[Branch, ...] = ()
+        self._guesses = GuessTree(spec.fan_out, keeps_others=spec.pace is Pace.LOOKAHEAD)
         self._window = max(0, min(spec.window, max_window))
         self._end = spec.prompt_length + spec.stops.max_tokens
         self._credit: int | None = None
-        self._is_dry = False
+        self._step_s = 0.0
         self._needs = needs or Needs()
         self._features = FeatureWindow(self._needs.history)
         self._kv = {shape.kind: KvWindow(shape.history) for shape in self._needs.kv}
@@ -55,12 +56,12 @@ class DraftingSession:
     @property
     def num_pending(self) -> int:
         """Guessed tokens that no commit has judged yet."""
-        return len(self._path)
+        return len(self.path)
 
     @property
     def path(self) -> Tokens:
         """These tokens."""
-        return tuple(self._path)
+        return self._guesses.path
 
     def commit(self, commit: Commit) -> None:
         """Keep the path where it agrees, else start anew. Doubled commits are fine; raises ``Gap`` for missing ones.
@@ -76,12 +77,11 @@ class DraftingSession:
             self._check_features(commit.features, commit.start + len(commit.token_ids))
             self._features.add(commit.features)
         self._committed += fresh
-        if tuple(self._path[: len(fresh)]) == fresh:
-            del self._path[: len(fresh)], self._confidences[: len(fresh)]
-            self._branches = self._fitting(self._branches)
-        else:  # a branch that foresaw it is at the verifier already; what is guessed anew knows more
-            self._path, self._confidences, self._branches = [], [], ()
-        self._is_dry = False
+        took_s = commit.timings.forward_s + commit.timings.sample_s
+        self._step_s = took_s if self._step_s == 0.0 else self._step_s + STEP_RATE * (took_s - self._step_s)
+        self._guesses.advance(fresh)
+        if self.spec.pace is Pace.SYNC:
+            self._guesses.clear()
 
     def add_kv(self, frame: KvFrame) -> None:
         """Keep rows until their tokens are committed. Raises ``InvalidRequest`` for those of another model."""
@@ -96,7 +96,7 @@ class DraftingSession:
         self._features.rewind()
         for window in self._kv.values():
             window.rewind()
-        self._path, self._confidences, self._branches, self._is_dry = [], [], (), False
+        self._guesses.clear()
 
     def as_opened_now(self) -> SessionSpec:
         """What somebody else must know to take the session up at this point."""
@@ -117,20 +117,24 @@ class DraftingSession:
 
     @property
     def room(self) -> int:
-        """Tokens that may be guessed now; none while the window is full or nothing comes to mind."""
-        room = min(self._window - len(self._path), self._last - self.position - len(self._path))
-        return 0 if self._is_dry else max(0, room)
+        """Tokens that may be guessed on the path now; none while the window is full or nothing comes to mind."""
+        path = self.path
+        if self._guesses.is_dry(path) or (path and self.spec.pace is Pace.SYNC):
+            return 0
+        return max(0, self._reach - len(path))
 
     def job(self, max_tokens: int) -> DraftJob | None:
-        """What to guess next, at most ``max_tokens``; None where there is no room."""
-        room = min(self.room, max_tokens)
+        """What to guess next on the path, at most ``max_tokens``; None where there is no room."""
+        return self.job_at(self.path, min(self.room, max_tokens))
+
+    def job_at(self, tail: Tokens, max_tokens: int) -> DraftJob | None:
+        """The same behind these guesses, which are an end of the path or of an alternative."""
+        room = min(self._reach - len(tail), max_tokens)
         if room <= 0:
             return None
         frame = self._features.take()
         features = () if frame is None else (frame,)
-        return DraftJob(
-            self.session, (*self._committed, *self._path), self.position, room, features, tuple(self._take_kv())
-        )
+        return DraftJob(self.session, (*self._committed, *tail), self.position, room, features, tuple(self._take_kv()))
 
     def _take_kv(self) -> Iterator[KvFrame]:
         """Of committed tokens but the newest one, whose row is not computed yet."""
@@ -139,16 +143,23 @@ class DraftingSession:
             if rows is not None:
                 yield KvFrame(self.session, kind, rows)
 
-    def _fitting(self, branches: Sequence[Branch]) -> tuple[Branch, ...]:
-        """Those that leave the path at positions that are still open, within window, credit and fan-out."""
-        end, taken, kept = min(self.position + self._window, self._last), Counter[int](), []
-        for branch in branches:
-            room = end - branch.position
-            if branch.position < self.position or room <= 0 or taken[branch.position] >= self.spec.fan_out:
-                continue
-            taken[branch.position] += 1
-            kept.append(replace(branch, token_ids=branch.token_ids[:room], confidences=branch.confidences[:room]))
-        return tuple(kept)
+    def block(self, token_s: float) -> int:
+        """Tokens to guess in one go for a verifier that waits for them, of ``token_s`` seconds each."""
+        return best_block(self._guesses.odds.rate, token_s, self._step_s, self._window)
+
+    @property
+    def step_s(self) -> float:
+        """Time of a verifier's step, as commits say; 0 before the first."""
+        return self._step_s
+
+    def open_ends(self) -> list[WayOn]:
+        """Looking ahead: where to go on, the likeliest outcome first; nowhere otherwise."""
+        return self._guesses.open_ends(self._reach) if self.spec.pace is Pace.LOOKAHEAD else []
+
+    @property
+    def _reach(self) -> int:
+        """Guesses may be this many tokens ahead."""
+        return max(0, min(self._window, self._last - self.position))
 
     @property
     def _last(self) -> int:
@@ -156,30 +167,27 @@ class DraftingSession:
         return self._end - 1 if self._credit is None else min(self._end - 1, self._credit)
 
     def extend(self, job: DraftJob, guess: Guess) -> Draft | None:
-        """The whole path with the new tokens; an empty draft says "nothing", once per position: it is not asked again.
+        """As ``extend_all``, with one answer."""
+        return self.extend_all([(job, guess)])
+
+    def extend_all(self, answers: Sequence[tuple[DraftJob, Guess]]) -> Draft | None:
+        """What is to be sent now; an empty draft says "nothing", once per position: it is not asked again.
 
         A guess for a context that a commit has overtaken is judged like any late draft.
         """
-        tail = list(job.context[job.committed :]) + list(guess.token_ids)
-        late = self.position - job.committed
-        if tail[:late] != self._committed[job.committed :]:
-            return None
-        if not guess.token_ids:
-            self._is_dry = late == 0
-            return Draft(self.session, self.position, ()) if self._is_dry and not self._path else None
-        known = len(tail) - len(guess.token_ids)
-        if late <= known:
-            self._path += guess.token_ids
-            self._confidences += self._certain(guess)
-        else:
-            self._path = tail[late:]
-            self._confidences = self._certain(guess)[len(guess.token_ids) - len(self._path) :]
-        self._is_dry = late == 0 and len(guess.token_ids) < job.max_tokens
-        if not self._path:
-            return None
-        self._branches = self._fitting(self._branches + guess.branches)
-        return Draft(self.session, self.position, tuple(self._path), tuple(self._confidences), self._branches)
+        if any([self._take(job, guess) for job, guess in answers]):
+            token_ids, confidences, branches = self._guesses.parts(self.position, self._reach)
+            has_news = bool(token_ids or branches)
+            return Draft(self.session, self.position, token_ids, confidences, branches) if has_news else None
+        return Draft(self.session, self.position, ()) if self._guesses.is_dry(()) and not self.path else None
 
-    @staticmethod
-    def _certain(guess: Guess) -> list[float]:
-        return list(guess.confidences) or [0.5] * len(guess.token_ids)
+    def _take(self, job: DraftJob, guess: Guess) -> bool:
+        """Whether something new came of it."""
+        tail = (*job.context[job.committed :], *guess.token_ids)
+        late = self.position - job.committed
+        if tail[:late] != tuple(self._committed[job.committed :]):
+            return False
+        has_news = bool(guess.token_ids) and late < len(tail) and self._guesses.grow(tail[late:], guess, self.position)
+        if late == 0 and len(guess.token_ids) < job.max_tokens:
+            self._guesses.mark_dry(tail)
+        return has_news

@@ -16,7 +16,9 @@ FASTER, SLOWER = 0.5, 0.05
 """Weight of a shorter and of a longer arrival time: drafts that come while a step computes are held up by it, and say
 little of how soon they would come to a verifier that waits."""
 PATIENCE = 2.0
-"""Waits last at most this many typical arrival times."""
+"""Waits last this many typical arrival times,"""
+MARGIN = 1.25
+"""or this many late ones, where both kinds occur; and never longer than what is to be gained."""
 
 
 class DraftArrivals:
@@ -24,13 +26,15 @@ class DraftArrivals:
 
     def __init__(self) -> None:
         self._delay_s: float | None = None
+        self._late_s = 0.0
         self._chance = 0.5
         self._saved = 1.0
         self._committed_at: float | None = None
+        self._is_given_up = False
 
     def committed(self, now: float) -> None:
         """Tokens were committed, and the next position has no draft yet."""
-        self._committed_at = now
+        self._committed_at, self._is_given_up = now, False
 
     def came(self, now: float, useful: bool) -> None:
         """The drafter answered; ``useful`` says if it had a guess. The first answer per position counts."""
@@ -39,13 +43,17 @@ class DraftArrivals:
         delay, self._committed_at = now - self._committed_at, None
         known = delay if self._delay_s is None else self._delay_s
         self._delay_s = known + (FASTER if delay < known else SLOWER) * (delay - known)
+        self._late_s = max(delay, self._late_s + RATE * (delay - self._late_s))
         self._chance += RATE * (useful - self._chance)
 
     def missed(self) -> None:
-        """A wait ended without an answer; no matter to a session that has its answer already."""
-        if self._committed_at is None:
+        """A wait ended without an answer; no matter to a session that has its answer already.
+
+        What comes afterwards still tells how long a wait should have been.
+        """
+        if not self.is_pending:
             return
-        self._committed_at = None
+        self._is_given_up = True
         if self._delay_s is not None:
             self._delay_s *= 1.0 + RATE
         self._chance -= RATE * self._chance
@@ -61,15 +69,15 @@ class DraftArrivals:
     @property
     def is_pending(self) -> bool:
         """An answer for the present position may still come."""
-        return self._committed_at is not None
+        return self._committed_at is not None and not self._is_given_up
 
     def expect(self, plain_s: float) -> Prospect | None:
         """What waiting for this session may bring; None when nothing can come or nothing is known yet."""
-        if self._committed_at is None or self._delay_s is None:
+        if self._committed_at is None or self._is_given_up or self._delay_s is None:
             return None
-        return Prospect(
-            self._chance * self._saved * plain_s, self._delay_s, self._committed_at + PATIENCE * self._delay_s
-        )
+        gain_s = self._chance * self._saved * plain_s
+        patience_s = max(PATIENCE * self._delay_s, min(MARGIN * self._late_s, gain_s))
+        return Prospect(gain_s, self._delay_s, self._committed_at + patience_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from paceline.core.ports import Clock, SessionStore, VerifierBackend
 from paceline.core.requests import GenerateEvent, GenerateRequest
 from paceline.core.types import VerifierInfo
 from paceline.drafters import create_drafter
+from paceline.drafters.pacing import paced_worker
 from paceline.store.memory import MemoryStore
 from paceline.telemetry.metrics import CoordinatorMetrics, DrafterMetrics, VerifierMetrics
 from paceline.telemetry.spans import Tracer
@@ -53,7 +54,8 @@ def verifier(
     def start(clock: Clock) -> VerifierRuntime:
         tracer, metrics = Tracer("verifier", now_ns=clock.time_ns), VerifierMetrics(CollectorRegistry())
         backend = make(settings, clock)
-        guest = Resident(resident(backend.info), clock, metrics, InlineWorker())
+        lodger = resident(backend.info)
+        guest = Resident(lodger, clock, metrics, paced_worker(lodger, clock) or InlineWorker())
         return VerifierRuntime(backend, settings, clock, tracer=tracer, metrics=metrics, resident=guest)
 
     return start
@@ -62,11 +64,16 @@ def verifier(
 def drafter(
     settings: DrafterSettings = DRAFTER, make: Callable[[DrafterSettings], ports.Drafter] = create_drafter
 ) -> MakeDrafter:
-    """A real drafter, which computes inside the event loop; ``make`` is called whenever it starts."""
+    """A real drafter, which computes inside the event loop; ``make`` is called whenever it starts.
+
+    The time that it says its calls take goes by on the clock.
+    """
 
     def start(clock: Clock) -> DrafterRuntime:
         tracer, metrics = Tracer("drafter", now_ns=clock.time_ns), DrafterMetrics(CollectorRegistry())
-        return DrafterRuntime(make(settings), clock, tracer=tracer, metrics=metrics, worker=InlineWorker())
+        guesser = make(settings)
+        worker = paced_worker(guesser, clock) or InlineWorker()
+        return DrafterRuntime(guesser, clock, tracer=tracer, metrics=metrics, worker=worker)
 
     return start
 

@@ -30,25 +30,33 @@ class _DraftMode:
 class _DraftModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DraftMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DRAFT_MODE_UNSPECIFIED: _DraftMode.ValueType  # 0
-    """Same as DRAFT_MODE_PIPELINE."""
+    """What the service is set to; DRAFT_MODE_LOOKAHEAD unless its operator says otherwise."""
     DRAFT_MODE_PLAIN: _DraftMode.ValueType  # 1
     """No drafts: the same engine, decoding one token per step."""
     DRAFT_MODE_PIPELINE: _DraftMode.ValueType  # 2
     """The drafter runs ahead on its likeliest path."""
     DRAFT_MODE_COLOCATED: _DraftMode.ValueType  # 3
     """Only a drafter inside the verifier guesses; without one, as plain."""
+    DRAFT_MODE_SYNC: _DraftMode.ValueType  # 4
+    """One block per round trip: the drafter waits for the verdict before it goes on."""
+    DRAFT_MODE_LOOKAHEAD: _DraftMode.ValueType  # 5
+    """The drafter also goes on behind likely other outcomes, so that a foreseen correction has its next draft at once."""
 
 class DraftMode(_DraftMode, metaclass=_DraftModeEnumTypeWrapper):
     """How drafts are used."""
 
 DRAFT_MODE_UNSPECIFIED: DraftMode.ValueType  # 0
-"""Same as DRAFT_MODE_PIPELINE."""
+"""What the service is set to; DRAFT_MODE_LOOKAHEAD unless its operator says otherwise."""
 DRAFT_MODE_PLAIN: DraftMode.ValueType  # 1
 """No drafts: the same engine, decoding one token per step."""
 DRAFT_MODE_PIPELINE: DraftMode.ValueType  # 2
 """The drafter runs ahead on its likeliest path."""
 DRAFT_MODE_COLOCATED: DraftMode.ValueType  # 3
 """Only a drafter inside the verifier guesses; without one, as plain."""
+DRAFT_MODE_SYNC: DraftMode.ValueType  # 4
+"""One block per round trip: the drafter waits for the verdict before it goes on."""
+DRAFT_MODE_LOOKAHEAD: DraftMode.ValueType  # 5
+"""The drafter also goes on behind likely other outcomes, so that a foreseen correction has its next draft at once."""
 Global___DraftMode: _TypeAlias = DraftMode  # noqa: Y015
 
 @_typing.final

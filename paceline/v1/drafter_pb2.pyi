@@ -193,6 +193,7 @@ class DescribeDrafterResponse(_message.Message):
     NEEDS_KV_FIELD_NUMBER: _builtins.int
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     STATE_BYTES_FIELD_NUMBER: _builtins.int
+    JOBS_PER_SESSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Kind and parameters, for people."""
     model_digest: _builtins.str
@@ -219,6 +220,8 @@ class DescribeDrafterResponse(_message.Message):
     """Memory of its weights, or of a corpus."""
     state_bytes: _builtins.int
     """Memory of its sessions, the most that there was so far."""
+    jobs_per_session: _builtins.int
+    """Contexts of one session that it continues in one call; 0 is one."""
     @_builtins.property
     def needs_hidden_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Taps whose hidden states it wants of committed positions, as in Tap."""
@@ -245,10 +248,11 @@ class DescribeDrafterResponse(_message.Message):
         needs_kv: _abc.Iterable[_tokens_pb2.KvShape] | None = ...,
         weights_bytes: _builtins.int = ...,
         state_bytes: _builtins.int = ...,
+        jobs_per_session: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_kv", b"needs_kv", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "state_bytes", b"state_bytes", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_per_session", b"jobs_per_session", "max_sessions", b"max_sessions", "max_window", b"max_window", "model_digest", b"model_digest", "name", b"name", "needs_are_optional", b"needs_are_optional", "needs_hidden_size", b"needs_hidden_size", "needs_hidden_states", b"needs_hidden_states", "needs_history", b"needs_history", "needs_kv", b"needs_kv", "needs_same_tokenizer", b"needs_same_tokenizer", "needs_target_digest", b"needs_target_digest", "state_bytes", b"state_bytes", "tokenizer_digest", b"tokenizer_digest", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,6 +108,34 @@ PROFILE_COPY: Profile.ValueType  # 3
 """Text that largely repeats its prompt."""
 Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
+class _Pace:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pace.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PACE_UNSPECIFIED: _Pace.ValueType  # 0
+    """Same as PACE_PIPELINE."""
+    PACE_SYNC: _Pace.ValueType  # 1
+    """One block, then its verdict, then the next one."""
+    PACE_PIPELINE: _Pace.ValueType  # 2
+    """Ahead on the likeliest path, without waiting for verdicts."""
+    PACE_LOOKAHEAD: _Pace.ValueType  # 3
+    """The same, and behind likely other outcomes too."""
+
+class Pace(_Pace, metaclass=_PaceEnumTypeWrapper):
+    """When a drafter goes on. It never changes the text."""
+
+PACE_UNSPECIFIED: Pace.ValueType  # 0
+"""Same as PACE_PIPELINE."""
+PACE_SYNC: Pace.ValueType  # 1
+"""One block, then its verdict, then the next one."""
+PACE_PIPELINE: Pace.ValueType  # 2
+"""Ahead on the likeliest path, without waiting for verdicts."""
+PACE_LOOKAHEAD: Pace.ValueType  # 3
+"""The same, and behind likely other outcomes too."""
+Global___Pace: _TypeAlias = Pace  # noqa: Y015
+
 @_typing.final
 class SamplingParams(_message.Message):
     """What shapes the law of a token. Values out of range are refused, never clamped."""
@@ -290,6 +318,7 @@ class SessionSpec(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     MIN_DRAFT_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Minted by the coordinator, 32 hex digits."""
     prompt_length: _builtins.int
@@ -310,6 +339,8 @@ class SessionSpec(_message.Message):
     """Draft tokens to check per step whenever they are there, whether that pays or not; at most max_draft."""
     profile: Global___Profile.ValueType
     """What to expect of drafts before any was checked; a value that is not known counts as unspecified."""
+    pace: Global___Pace.ValueType
+    """When the drafter goes on; a value that is not known counts as unspecified."""
     @_builtins.property
     def context_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and every token committed so far."""
@@ -348,10 +379,11 @@ class SessionSpec(_message.Message):
         deadline: _duration_pb2.Duration | None = ...,
         min_draft: _builtins.int = ...,
         profile: Global___Profile.ValueType = ...,
+        pace: Global___Pace.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "sampling", b"sampling", "stops", b"stops", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "pace", b"pace", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from paceline.core.types import (
     KvFrame,
     KvShape,
     Needs,
+    Pace,
     Profile,
     Refused,
     Sampler,
@@ -54,6 +55,12 @@ PROFILES = {
     Profile.COPY: tokens_pb2.PROFILE_COPY,
 }
 PROFILES_BACK = {number: profile for profile, number in PROFILES.items()}
+_PACES = {
+    Pace.SYNC: tokens_pb2.PACE_SYNC,
+    Pace.PIPELINE: tokens_pb2.PACE_UNSPECIFIED,
+    Pace.LOOKAHEAD: tokens_pb2.PACE_LOOKAHEAD,
+}
+_PACES_BACK = {number: pace for pace, number in _PACES.items()}
 FINISH_REASONS = {
     FinishReason.STOP: tokens_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: tokens_pb2.FINISH_REASON_LENGTH,
@@ -174,6 +181,7 @@ def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
         profile=PROFILES[spec.profile],
         window=spec.window,
         fan_out=spec.fan_out,
+        pace=_PACES[spec.pace],
         model_digest=spec.model_digest,
         numerics_id=spec.numerics_id,
         tokenizer_digest=spec.tokenizer_digest,
@@ -197,6 +205,7 @@ def session_spec_from_pb(message: tokens_pb2.SessionSpec) -> SessionSpec:
         profile=PROFILES_BACK.get(message.profile, Profile.AUTO),
         window=message.window,
         fan_out=message.fan_out,
+        pace=_PACES_BACK.get(message.pace, Pace.PIPELINE),
         model_digest=message.model_digest,
         numerics_id=message.numerics_id,
         tokenizer_digest=message.tokenizer_digest,
@@ -403,6 +412,7 @@ def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse
         needs_same_tokenizer=info.needs.same_tokenizer,
         max_sessions=info.max_sessions,
         max_window=info.max_window,
+        jobs_per_session=info.jobs_per_session,
         needs_history=info.needs.history,
         needs_hidden_size=info.needs.hidden_size,
         needs_are_optional=info.needs.is_optional,
@@ -431,6 +441,7 @@ def drafter_info_from_pb(message: drafter_pb2.DescribeDrafterResponse) -> Drafte
         ),
         max_sessions=message.max_sessions,
         max_window=message.max_window,
+        jobs_per_session=max(1, message.jobs_per_session),
         weights_bytes=message.weights_bytes,
         state_bytes=message.state_bytes,
     )

@@ -31,16 +31,14 @@ from paceline.v1 import coordinator_pb2 as pb
 from paceline.wire import codec
 
 _MODES = {
+    None: pb.DRAFT_MODE_UNSPECIFIED,
     DraftMode.PLAIN: pb.DRAFT_MODE_PLAIN,
+    DraftMode.SYNC: pb.DRAFT_MODE_SYNC,
     DraftMode.PIPELINE: pb.DRAFT_MODE_PIPELINE,
+    DraftMode.LOOKAHEAD: pb.DRAFT_MODE_LOOKAHEAD,
     DraftMode.COLOCATED: pb.DRAFT_MODE_COLOCATED,
 }
-_MODES_BACK = {
-    pb.DRAFT_MODE_UNSPECIFIED: DraftMode.PIPELINE,
-    pb.DRAFT_MODE_PLAIN: DraftMode.PLAIN,
-    pb.DRAFT_MODE_PIPELINE: DraftMode.PIPELINE,
-    pb.DRAFT_MODE_COLOCATED: DraftMode.COLOCATED,
-}
+_MODES_BACK = {number: mode for mode, number in _MODES.items()}
 
 
 def generate_request_to_pb(request: GenerateRequest) -> pb.GenerateRequest:
@@ -79,7 +77,7 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
     """``deadline_s`` is what is left of the call's time; 0 means none. A newer client's parameters are refused."""
     _refuse_unknown(message)
     if message.mode not in _MODES_BACK:
-        raise InvalidRequest(f"mode: {message.mode} is not a draft mode; use DRAFT_MODE_PIPELINE or DRAFT_MODE_PLAIN.")
+        raise InvalidRequest(f"mode: {message.mode} is not a draft mode; use DRAFT_MODE_LOOKAHEAD or DRAFT_MODE_PLAIN.")
     if message.profile not in codec.PROFILES_BACK:
         raise InvalidRequest(f"profile: {message.profile} is not a profile; use PROFILE_CHAT, _CODE or _COPY, or none.")
     sampling = codec.sampling_params_from_pb(message.sampling)

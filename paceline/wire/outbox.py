@@ -1,8 +1,8 @@
 """What waits for a stream: sent together as soon as the stream takes it, and never more than what still matters.
 
-Bounded by coalescing: a newer draft, credit or tap replaces the waiting one of its session, a Close drops them and
-frames of keys and values, and towards drafters contiguous commits become one, behind the frames of each. Commits to a
-coordinator are bounded by its credit, frames by the context.
+Bounded by coalescing: a newer draft, credit or tap replaces the waiting one of its session (what a draft said beside
+its path is kept), a Close drops them and frames of keys and values, and towards drafters contiguous commits become one,
+behind the frames of each. Commits to a coordinator are bounded by its credit, frames by the context.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from paceline.core.types import Close, Commit, Credit, Draft, KvFrame, SessionSpec, Tap
+from paceline.speculation import lookahead
 from paceline.speculation.features import join
 
 EventT = TypeVar("EventT")
@@ -48,6 +49,7 @@ class Outbox(Generic[EventT]):
                 del self._waiting[key]
         if isinstance(event, Close | SessionSpec):
             self._last_commit.pop(event.session, None)
+        event = self._joined(event)
         key = self._key(event)
         if key is not None:
             self._waiting[key] = event
@@ -60,6 +62,14 @@ class Outbox(Generic[EventT]):
         before = self._waiting.pop(self._last_commit.get(frame.session), None)
         if before is not None:
             self._waiting[self._key(before)] = before
+
+    def _joined(self, event: EventT) -> EventT:
+        """A draft with what a waiting one says beside its path: whoever looks ahead says everything once."""
+        before = self._waiting.get((Draft, event.session)) if isinstance(event, Draft) else None
+        if not isinstance(event, Draft) or not isinstance(before, Draft):
+            return event
+        both = lookahead.join(before, event)
+        return replace(event, token_ids=both.token_ids, confidences=both.confidences, branches=both.branches)
 
     def _key(self, event: EventT) -> object:
         """Where the event waits; None when it was merged into one that already does."""

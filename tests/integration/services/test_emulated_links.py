@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from paceline.config.settings import CoordinatorSettings, DrafterSettings
-from paceline.core.requests import GenerateRequest
+from paceline.config.settings import CoordinatorSettings, DrafterSettings, SyntheticSettings, VerifierSettings
+from paceline.core.requests import DraftMode, GenerateRequest
 from paceline.core.types import SamplingParams
+from paceline.drafters.synthetic import SyntheticDrafter
 from paceline.testing.reference import SYNTHETIC, reference
 from paceline.testing.system import drafter, local_system, verifier
 
@@ -31,6 +33,33 @@ async def test_no_network_changes_a_token(link: str, sampling: SamplingParams) -
         done = await asyncio.gather(*(system.complete(request) for request in requests))
     assert [one.token_ids for one in done] == [
         reference((*PROMPT, index), LENGTH, sampling=replace(sampling, seed=index)) for index in range(4)
+    ]
+
+
+QUALITY = SyntheticSettings(
+    vocab_size=SYNTHETIC.vocab_size, step_base_s=0.03, step_row_s=0.0003, alternatives=3, call_token_s=0.002
+)
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+@pytest.mark.parametrize("mode", list(DraftMode))
+async def test_every_mode_gives_the_same_tokens_to_8_sessions_at_once(
+    mode: DraftMode, sampling: SamplingParams
+) -> None:
+    link = "rtt=9ms,jitter=20%,lost_every=500ms"
+    settings = CoordinatorSettings(drafter_link=link, verifier_link="rtt=2ms,jitter=50%")
+    pool = [drafter(DrafterSettings(drafter="synthetic", synthetic=QUALITY))] * 2
+    lodger = partial(SyntheticDrafter, 16, QUALITY)
+    verifiers = [verifier(VerifierSettings(backend="synthetic", synthetic=QUALITY), resident=lambda target: lodger())]
+    requests = [
+        GenerateRequest((*PROMPT, index), sampling=sampling, seed=index, max_tokens=LENGTH, mode=mode)
+        for index in range(8)
+    ]
+    async with local_system(verifiers, pool, settings=settings) as system:
+        done = await asyncio.gather(*(system.complete(request) for request in requests))
+    assert [one.token_ids for one in done] == [
+        reference((*PROMPT, index), LENGTH, sampling=replace(sampling, seed=index), settings=QUALITY)
+        for index in range(8)
     ]
 
 

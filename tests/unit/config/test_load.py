@@ -65,6 +65,12 @@ def test_all_formats_say_the_same(tmp_path: Path, suffix: str) -> None:
     )
 
 
+def test_a_mode_is_one_of_those_that_there_are() -> None:
+    assert load(CoordinatorSettings, overrides=[("mode", "sync")]).mode == "sync"
+    with pytest.raises(InvalidRequest, match="mode: 'fast' is no mode; choose one of plain, sync, pipeline, lookahead"):
+        load(CoordinatorSettings, overrides=[("mode", "fast")])
+
+
 @pytest.mark.parametrize("cls", PROCESSES)
 def test_nothing_given_gives_the_defaults(cls: type[Any]) -> None:
     assert load(cls) == cls()
@@ -201,7 +207,9 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
 NUMBERS = [(cls, doc) for cls in PROCESSES for doc in describe(cls) if doc.kind in (int, float)]
 MAY_BE_ZERO = {
     "threads", "max_draft", "window", "server.grace_s",
-    "synthetic.step_base_s", "synthetic.step_row_s", "synthetic.agreement", "synthetic.model_seed",
+    "synthetic.step_base_s", "synthetic.step_row_s", "synthetic.agreement", "synthetic.model_seed", "fan_out",
+    "synthetic.alternatives", "synthetic.hit",
+    "synthetic.call_base_s", "synthetic.call_token_s", "synthetic.call_row_s",
 }  # fmt: skip
 
 

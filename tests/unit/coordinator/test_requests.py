@@ -11,7 +11,7 @@ from coordinator.requests import MAX_DRAFT, MAX_STOP_IDS, MAX_STOPS, Admitted, a
 from paceline.config.settings import CoordinatorSettings
 from paceline.core.errors import InvalidRequest, PacelineError, Unsupported
 from paceline.core.requests import Chat, ChatMessage, DraftMode, GenerateRequest
-from paceline.core.types import Profile, SamplingParams, TraceContext, VerifierInfo
+from paceline.core.types import Pace, Profile, SamplingParams, TraceContext, VerifierInfo
 from paceline.testing.letters import CHAT, LETTERS, letters
 from paceline.text.tokenizer import Tokenizer
 
@@ -46,6 +46,30 @@ def test_what_the_request_says_counts_more() -> None:
 def test_plain_means_no_drafts_whatever_else_is_asked_for() -> None:
     plain = admitted(asking(mode=DraftMode.PLAIN, max_draft=4, min_draft=4))
     assert (plain.min_draft, plain.max_draft) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pace"),
+    [
+        (None, Pace.LOOKAHEAD),
+        (DraftMode.SYNC, Pace.SYNC),
+        (DraftMode.PIPELINE, Pace.PIPELINE),
+        (DraftMode.LOOKAHEAD, Pace.LOOKAHEAD),
+        (DraftMode.COLOCATED, None),
+        (DraftMode.PLAIN, None),
+    ],
+)
+def test_a_mode_says_whether_the_pools_drafters_guess_and_when(mode: DraftMode | None, pace: Pace | None) -> None:
+    assert admitted(asking(mode=mode)).pace == pace
+
+
+def test_without_a_mode_it_is_the_services() -> None:
+    assert admitted(asking(), settings=CoordinatorSettings(mode="sync")).pace is Pace.SYNC
+    assert admitted(asking(), settings=CoordinatorSettings(mode="plain")).max_draft == 0
+
+
+def test_how_many_alternatives_drafters_send_is_the_services_choice() -> None:
+    assert admitted(asking(), settings=CoordinatorSettings(fan_out=2)).fan_out == 2
 
 
 def test_a_fixed_block_is_a_least_length_that_is_the_largest_too() -> None:

@@ -25,6 +25,7 @@ from paceline.core.types import (
     KvFrame,
     KvShape,
     Needs,
+    Pace,
     Refused,
     SessionSpec,
     Tap,
@@ -126,7 +127,8 @@ async def test_verifier_and_drafter_are_told_all_that_they_must_know() -> None:
         assert (spec.sampling.seed, spec.stops.max_tokens) == (7, 8)
         assert (spec.min_draft, spec.max_draft, spec.window) == (3, 20, 20)
         assert (spec.numerics_id, spec.deadline_s) == ("numerics", pytest.approx(30.0, abs=0.001))
-        assert await stage.drafter.hear(SessionSpec) == spec
+        told = await stage.drafter.hear(SessionSpec)
+        assert told == replace(spec, pace=Pace.LOOKAHEAD)
 
 
 async def test_a_commit_goes_on_to_the_drafter_without_waiting_for_the_store() -> None:
@@ -255,6 +257,14 @@ async def test_plain_requests_never_reach_a_drafter() -> None:
         await settle()
         assert not listening.done()
         listening.cancel()
+
+
+async def test_a_drafter_is_told_when_to_go_on_and_a_verifier_is_not() -> None:
+    async with staged(GenerateRequest(PROMPT, max_tokens=8, mode=DraftMode.LOOKAHEAD)) as stage:
+        told = await stage.drafter.hear(SessionSpec)
+        assert (told.pace, stage.spec.pace) == (Pace.LOOKAHEAD, Pace.PIPELINE)
+        stage.commit(3, 5, finish=FinishReason.LENGTH)
+        await stage.rest()
 
 
 async def test_colocated_requests_never_reach_a_drafter_and_yet_have_drafts_checked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,8 +20,10 @@ from paceline.core.types import (
     KvFrame,
     KvShape,
     Needs,
+    Pace,
     SamplingParams,
     SessionSpec,
+    StepTimings,
     StopRules,
     Tokens,
 )
@@ -263,6 +266,39 @@ def test_a_correction_drops_the_branches_with_the_path() -> None:
     branching(one, (4, 5), branch(3, 9, 8))
     one.commit(commit(3, 9))
     assert branching(one, (8,)).branches == ()
+
+
+def in_step(**changes: Any) -> DraftingSession:
+    return DraftingSession(replace(SPEC, pace=Pace.SYNC, **changes), max_window=64)
+
+
+def test_in_step_with_its_verifier_it_guesses_one_block_and_waits_for_the_verdict() -> None:
+    one = in_step()
+    one.extend(one.job(3), Guess("s", (4, 5, 6)))  # type: ignore[arg-type]
+    assert one.job(3) is None
+    one.commit(commit(3, 4))
+    job = one.job(3)
+    assert job is not None
+    assert (job.context, job.committed) == ((1, 2, 3, 4), 4)
+
+
+def test_a_block_that_a_verdict_overtook_is_sent_as_far_as_it_agrees() -> None:
+    one = in_step()
+    job = one.job(3)
+    one.commit(commit(3, 4))
+    assert job is not None
+    late = one.extend(job, Guess("s", (4, 5, 6)))
+    assert late is not None
+    assert (late.base, late.token_ids) == (4, (5, 6))
+
+
+def test_a_block_for_a_verifier_that_waits_is_as_long_as_its_time_and_that_of_a_step_want() -> None:
+    one = session(16)
+    one.commit(replace(commit(3, 4), timings=StepTimings(forward_s=0.03)))
+    assert one.step_s == 0.03
+    assert one.block(0.03) == 1
+    assert one.block(1e-9) == 16
+    assert one.block(0.001) > one.block(0.01) > 1
 
 
 def test_who_starts_anew_begins_at_the_last_commit_and_is_asked_again() -> None:

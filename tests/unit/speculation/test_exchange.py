@@ -23,6 +23,7 @@ from paceline.core.types import (
     FinishReason,
     Guess,
     Needs,
+    Pace,
     SamplingParams,
     SessionSpec,
     StepItem,
@@ -100,6 +101,8 @@ class World:
     """Chance that one more token is guessed."""
     confidence: float | None = None
     """Of every token; None is random, or none given at all."""
+    alternatives: float = 1.0
+    """Named per place, in the mean."""
 
     def __post_init__(self) -> None:
         self.committed = list(self.spec.context)
@@ -140,7 +143,11 @@ class World:
 
     def drafter_starts_a_guess(self) -> None:
         if self.job is None:
-            self.job = self.drafter.job(self.random.randint(1, 8))
+            count, ends = self.random.randint(1, 8), self.drafter.open_ends()
+            if ends and self.random.random() < 0.8:
+                self.job = self.drafter.job_at(self.random.choice(ends).tail, count)
+            else:
+                self.job = self.drafter.job(count)
             self._look_at_features(self.job.features if self.job else ())
 
     def _look_at_features(self, frames: tuple[FeatureFrame, ...]) -> None:
@@ -162,10 +169,13 @@ class World:
         while len(tokens) < job.max_tokens and self.random.random() < self.stamina:
             right = target((*job.context, *tokens))
             tokens.append(right if self.random.random() < self.skill else self.random.randrange(VOCAB))
-        draft = self.drafter.extend(job, Guess("s", tuple(tokens), self._confidences(len(tokens))))
+        guess = Guess("s", tuple(tokens), self._confidences(len(tokens)), self._branches(job, len(tokens)))
+        draft = self.drafter.extend(job, guess)
         if draft is not None:
             assert draft.base == self.drafter.position
-            assert len(draft.token_ids) == self.drafter.num_pending <= self.spec.window
+            assert len(draft.token_ids) <= self.drafter.num_pending <= self.spec.window
+            if self.spec.pace is not Pace.LOOKAHEAD:
+                assert len(draft.token_ids) == self.drafter.num_pending
             assert draft.base + len(draft.token_ids) < self.spec.prompt_length + self.spec.stops.max_tokens
             self.drafts.append(draft)
 
@@ -173,6 +183,12 @@ class World:
         if self.confidence is not None:
             return (self.confidence,) * count
         return tuple(self.random.random() for _ in range(count)) if self.random.random() < 0.5 else ()
+
+    def _branches(self, job: DraftJob, count: int) -> tuple[Branch, ...]:
+        """Alternatives at some places, of which none, one or more go on."""
+        places = range(len(job.context), len(job.context) + count)
+        chosen = [place for place in places for _ in range(3) if self.random.random() < self.alternatives / 3]
+        return tuple(Branch(0, place, self._some_tokens() or (0,)) for place in chosen)
 
     # --- what the network does ---
 
@@ -273,6 +289,8 @@ def some_world(random: Random) -> World:
         stops=StopRules(random.randint(1, 40), random.choice([(), (), (0,)])),
         max_draft=random.choice([0, 2, 4, 6]),
         window=random.choice([1, 4, 10, 20]),
+        fan_out=random.choice([0, 1, 3]),
+        pace=random.choice(list(Pace)),
     )
     limits = Limits(random.choice([2, 6, 12]), random.choice([1, 5, 20]))
     return World(spec, random, limits, skill=random.choice([0.0, 0.8, 1.0]))
@@ -299,7 +317,7 @@ def test_whatever_happens_to_drafts_exactly_the_reference_is_committed(seed: int
 
 def perfect(spec: SessionSpec) -> World:
     """A drafter that is always right, and nothing limits a step."""
-    return World(spec, Random(1), Limits(99, 99), skill=1.0, stamina=1.0, confidence=0.98)
+    return World(spec, Random(1), Limits(99, 99), skill=1.0, stamina=1.0, confidence=0.98, alternatives=0.0)
 
 
 def draft_as_far_as_allowed(world: World) -> None:

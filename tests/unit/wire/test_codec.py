@@ -133,7 +133,12 @@ EXAMPLES: dict[int, Any] = {
     FieldDescriptor.TYPE_BYTES: b"3",
     FieldDescriptor.TYPE_BOOL: True,
 }
-BY_NAME: dict[str, Any] = {"trace_id": "3" * 32, "span_id": "3" * 16, "mode": pb.DRAFT_MODE_PLAIN}
+BY_NAME: dict[str, Any] = {
+    "trace_id": "3" * 32,
+    "span_id": "3" * 16,
+    "mode": pb.DRAFT_MODE_PLAIN,
+    "pace": tokens_pb2.PACE_SYNC,
+}
 
 
 def example(field: FieldDescriptor) -> Any:
