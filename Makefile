@@ -72,7 +72,7 @@ bench-peers: setup $(foreach engine,llama.cpp openvino vllm,$(PEERS)/$(engine)/.
 # for this processor where that is possible.
 $(PEERS)/llama.cpp/.ready:
 	$(PYTHON) -m venv $(@D)
-	-(CMAKE_ARGS="$(LLAMA_CPP_FLAGS)" nice -n 19 $(@D)/bin/pip install --quiet $(LLAMA_CPP) \
+	-(CMAKE_ARGS="$(LLAMA_CPP_FLAGS)" LLAMA_CPP_BUILD_JOBS=$$(nproc) nice -n 19 $(@D)/bin/pip install --quiet $(LLAMA_CPP) \
 	  || $(@D)/bin/pip install --quiet $(LLAMA_CPP_ANY)) && touch $@
 
 $(PEERS)/openvino/.ready:
