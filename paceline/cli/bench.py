@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from paceline.cli.drafters import DrafterUse, drafters_of, memory_of, name_all
+from paceline.cli.links import links
 from paceline.cli.machine import provenance
 from paceline.cli.measuring import Comparison, Runner, Sample, compare, interleave, throughput
 from paceline.cli.modes import COLOCATED, MODES, Asking, make_runners, parse_modes
@@ -27,6 +28,7 @@ from paceline.text.resolve import PACKAGED
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 app.command("table")(table)
+app.command("links")(links)
 app.command("peers")(peers)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from paceline.cli.tabulating import ALL, TableRow, label
 from paceline.core.errors import InvalidRequest, Unsupported
+from paceline.lab.links import Point
 
 SUFFIXES = (".svg", ".png")
 
@@ -37,6 +38,27 @@ def plot(rows: Sequence[TableRow], caption: str, path: Path) -> None:
         _bars(length, tasks, rows, "tau")
         length.set_ylabel("τ, tokens per step with drafts")
         figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize="small")
+        figure.suptitle(caption, fontsize="small")
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
+
+
+def plot_links(points: Sequence[Point], caption: str, path: Path) -> None:
+    """Time per token by the round trip to the drafters: measured as lines, on paper as dots."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "paceline", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+        axes = figure.subplots()
+        for number, mode in enumerate(dict.fromkeys(point.mode for point in points)):
+            own = [point for point in points if point.mode == mode]
+            rtts, color = [point.rtt for point in own], f"C{number}"
+            axes.plot(rtts, [1e3 * point.token_s for point in own], color=color, label=mode)
+            axes.plot(rtts, [1e3 * point.paper_s for point in own], color=color, linestyle=":")
+        axes.set_xlabel("round trip to the drafters, in steps of plain decoding")
+        axes.set_ylabel("ms per token (dotted: formula)")
+        axes.set_ylim(bottom=0.0)
+        axes.legend()
         figure.suptitle(caption, fontsize="small")
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
 

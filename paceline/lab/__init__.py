@@ -1,0 +1,1 @@
+"""Experiments with whole systems in virtual time: the real code, emulated hardware and links."""
