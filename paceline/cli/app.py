@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from paceline import __version__
-from paceline.cli import bench, check, demo, doctor, generate, overhead, prepare, reload, trace, train, up
+from paceline.cli import bench, check, demo, doctor, generate, overhead, prepare, profile, reload, trace, train, up
 
 app = typer.Typer(
     name="paceline",
@@ -19,6 +19,7 @@ app.command("generate")(generate.generate)
 app.command("check-lossless")(check.check_lossless)
 app.add_typer(bench.app, name="bench")
 app.command("overhead")(overhead.overhead)
+app.command("profile")(profile.profile)
 app.command("trace")(trace.trace)
 app.command("reload")(reload.reload)
 app.command("doctor")(doctor.doctor)

@@ -178,7 +178,7 @@ def _bool(value: object) -> bool:
 _MAY_BE_ZERO = frozenset(
     {
         *("threads", "max_draft", "window", "fan_out", "grace_s"),
-        *("model_seed", "step_base_s", "step_row_s", "agreement"),
+        *("model_seed", "step_base_s", "step_row_s", "step_kv_s", "agreement"),
         *("alternatives", "hit", "call_base_s", "call_token_s", "call_row_s"),
     }
 )

@@ -46,6 +46,8 @@ class SyntheticSettings:
     """Fixed time of a step."""
     step_row_s: float = 0.0
     """Time added per row of a step."""
+    step_kv_s: float = 0.0
+    """Time added per cached position that a row reads."""
     agreement: float = 0.8
     """Chance that the synthetic drafter guesses the target's token."""
     alternatives: int = 0

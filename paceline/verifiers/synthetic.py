@@ -23,6 +23,7 @@ class SyntheticVerifier:
         self._model = HashModel(synthetic.vocab_size, synthetic.model_seed)
         self._base_s = synthetic.step_base_s
         self._row_s = synthetic.step_row_s
+        self._kv_s = synthetic.step_kv_s
         self._clock = clock
         self.max_alternatives = settings.token_budget
         self._specs: dict[str, SessionSpec] = {}
@@ -55,7 +56,8 @@ class SyntheticVerifier:
     async def step(self, items: Sequence[StepItem]) -> StepResult:
         """Hash all rows, then sleep for as long as the profile says."""
         rows = sum(item.num_rows for item in items)
-        seconds = self._base_s + self._row_s * rows
+        read = sum(item.num_rows * item.start for item in items)
+        seconds = self._base_s + self._row_s * rows + self._kv_s * read
         outcomes = tuple(self._outcome(item) for item in items)
         await self._clock.sleep(seconds)
         return StepResult(outcomes, forward_s=seconds)

@@ -208,7 +208,7 @@ NUMBERS = [(cls, doc) for cls in PROCESSES for doc in describe(cls) if doc.kind 
 MAY_BE_ZERO = {
     "threads", "max_draft", "window", "server.grace_s",
     "synthetic.step_base_s", "synthetic.step_row_s", "synthetic.agreement", "synthetic.model_seed", "fan_out",
-    "synthetic.alternatives", "synthetic.hit",
+    "synthetic.alternatives", "synthetic.hit", "synthetic.step_kv_s",
     "synthetic.call_base_s", "synthetic.call_token_s", "synthetic.call_row_s",
 }  # fmt: skip
 
