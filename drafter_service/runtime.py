@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 PATIENCE_S = 0.004
 """A drafting call should take about this long: longer ones hold back tokens that are ready."""
-PATIENCE = 0.2
+PATIENCE = 0.15
 """The same as a share of the verifier's step, where that is longer: a step has no use for more messages."""
 MOST_TOKENS = 64
 """Of a call, per context."""

@@ -24,7 +24,7 @@ NUM_RANKS = 4
 """Alternatives of a place whose chances are learned apart; later ones count as the last of these."""
 LEAST, MOST = 0.01, 0.99
 """Nothing is held for impossible or certain."""
-LEAST_REACH = 0.01
+LEAST_REACH = 0.005
 """Outcomes less likely than this are not worth a token or a byte."""
 MAX_NODES = 256
 """Guesses of a session at most, alternatives that nothing follows aside; fewer than its verifier keeps."""
