@@ -1,17 +1,17 @@
 """Suffix matching (SuffixDecoding, Oliaro et al., 2024): every earlier place that ends like the context now does votes.
 
 Places are found by their last two tokens, or by the last one where no two agree, and weighted by how long they agree
-with the context; the draft follows the majority, with its share of the votes as confidence. One index per session,
-others shared: a corpus, and what finished sessions said when that is wanted.
+with the context; the draft follows the majority, with its share of the votes as confidence, and names the outvoted as
+second choices. One index per session, others shared: a corpus, and what finished sessions said when that is wanted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from paceline.core.types import DrafterInfo, DraftJob, Guess, SessionSpec, Tokens
+from paceline.core.types import Branch, DrafterInfo, DraftJob, Guess, SessionSpec
 from paceline.drafters.seats import require_seat
 
 LONGEST = 32
@@ -24,6 +24,8 @@ DOUBT = 0.3
 """Over the root of the agreement: how often unanimous places were wrong, as measured on what SmolLM2-135M says."""
 MIN_REACH = 0.01
 """The draft ends where the chance that all of it is right falls below this."""
+MIN_BRANCH = 0.03
+"""Second choices that are needed less often than this are not worth a row."""
 MAX_LEARNED = 1_000_000
 """Tokens of finished sessions kept at most."""
 TOKEN_BYTES = 120
@@ -80,24 +82,21 @@ class _Voter:
     agreement: int
 
 
-def follow(voters: list[_Voter], longest: int, max_tokens: int) -> tuple[Tokens, tuple[float, ...]]:
-    """Walk along with the majority; tokens and their confidences, each given those before."""
+def follow(voters: list[_Voter], longest: int, job: DraftJob, fan_out: int) -> Guess:
+    """Walk along with the majority; confidences are given the tokens before. At most ``fan_out`` branches per place."""
     tokens: list[int] = []
     confidences: list[float] = []
+    branches: list[Branch] = []
     reach = 1.0
-    while voters and len(tokens) < max_tokens:
-        votes: dict[int, float] = {}
-        for voter in voters:
-            token = voter.text[voter.place]
-            # Squared: few long agreements outweigh many short ones.
-            votes[token] = votes.get(token, 0.0) + voter.agreement**2
-        best = max(votes, key=lambda token: (votes[token], -token))
-        # One vote of weight 1 against: a single place that agrees in few tokens is trusted little.
-        share = votes[best] / (sum(votes.values()) + 1.0)
-        confidence = share * (1.0 - DOUBT / math.sqrt(longest + len(tokens)))
-        reach *= confidence
-        if reach < MIN_REACH:
+    while voters and len(tokens) < job.max_tokens:
+        shares = _shares(voters, 1.0 - DOUBT / math.sqrt(longest + len(tokens)))
+        best = max(shares, key=lambda token: (shares[token], -token))
+        confidence = shares.pop(best)
+        if reach * confidence < MIN_REACH:
             break
+        if shares:
+            branches += _outvoted(shares, reach, len(job.context) + len(tokens), fan_out)
+        reach *= confidence
         tokens.append(best)
         confidences.append(confidence)
         voters = [
@@ -105,12 +104,38 @@ def follow(voters: list[_Voter], longest: int, max_tokens: int) -> tuple[Tokens,
             for voter in voters
             if voter.text[voter.place] == best and _goes_on(voter)
         ]
-    return tuple(tokens), tuple(confidences)
+    return Guess(job.session, tuple(tokens), tuple(confidences), tuple(branches))
+
+
+def _shares(voters: Sequence[_Voter], trust: float) -> dict[int, float]:
+    """Of the votes, by token, times the trust in all of them."""
+    votes: dict[int, float] = {}
+    for voter in voters:
+        token = voter.text[voter.place]
+        # Squared: few long agreements outweigh many short ones.
+        votes[token] = votes.get(token, 0.0) + voter.agreement**2
+    # One vote of weight 1 against: a single place that agrees in few tokens is trusted little.
+    total = sum(votes.values()) + 1.0
+    return {token: weight / total * trust for token, weight in votes.items()}
+
+
+def _outvoted(shares: Mapping[int, float], reach: float, position: int, fan_out: int) -> Iterator[Branch]:
+    """Second choices, the surest first; equal ones by id, as first choices are."""
+    for token in sorted(shares, key=lambda token: (-shares[token], token))[:fan_out]:
+        if reach * shares[token] >= MIN_BRANCH:
+            yield Branch(0, position, (token,), (shares[token],))
 
 
 def _goes_on(voter: _Voter) -> bool:
     following = voter.place + 1
     return following < len(voter.text) and voter.text[following] != END
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    index: SuffixIndex
+    prompt_length: int
+    fan_out: int
 
 
 class SuffixDrafter:
@@ -134,20 +159,19 @@ class SuffixDrafter:
             tokenizer_digest=tokenizer_digest,
             weights_bytes=TOKEN_BYTES * len(self._corpus.tokens),
         )
-        self._own: dict[str, SuffixIndex] = {}
-        self._prompt_lengths: dict[str, int] = {}
+        self._sessions: dict[str, _Session] = {}
 
     def open(self, spec: SessionSpec) -> None:
         """Index the context."""
-        require_seat(self._own, self.info)
-        index = self._own[spec.session] = SuffixIndex()
+        require_seat(self._sessions, self.info)
+        index = SuffixIndex()
         index.grow(spec.context)
-        self._prompt_lengths[spec.session] = spec.prompt_length
+        self._sessions[spec.session] = _Session(index, spec.prompt_length, spec.fan_out)
 
     def close(self, session: str) -> None:
         """Forget it, or learn from its output first when that is wanted."""
-        index, start = self._own.pop(session, None), self._prompt_lengths.pop(session, 0)
-        output = index.tokens[start:] if index is not None and self._learns else []
+        known = self._sessions.pop(session, None)
+        output = known.index.tokens[known.prompt_length :] if known is not None and self._learns else []
         if not output:
             return
         self._newer.add(output)
@@ -156,14 +180,16 @@ class SuffixDrafter:
 
     def state_bytes(self) -> int:
         """Estimated from the number of tokens, those of finished sessions included."""
-        return TOKEN_BYTES * sum(len(one.tokens) for one in (self._older, self._newer, *self._own.values()))
+        own = (one.index for one in self._sessions.values())
+        return TOKEN_BYTES * sum(len(one.tokens) for one in (self._older, self._newer, *own))
 
     def extend(self, jobs: Sequence[DraftJob]) -> list[Guess]:
         """Let every similar place vote."""
         return [self._extend(job) for job in jobs]
 
     def _extend(self, job: DraftJob) -> Guess:
-        own = self._own[job.session]
+        session = self._sessions[job.session]
+        own = session.index
         own.grow(job.context[len(own.tokens) : job.committed])
         indexes = (own, self._corpus, self._older, self._newer)
         places = [(index.tokens, *found) for index in indexes for found in index.places(job.context)]
@@ -171,4 +197,4 @@ class SuffixDrafter:
             places = [(index.tokens, *found) for index in indexes for found in index.weak_places(job.context)]
         longest = max((agreement for _, _, agreement in places), default=0)
         voters = [_Voter(*place) for place in places]
-        return Guess(job.session, *follow(voters, longest, job.max_tokens))
+        return follow(voters, longest, job, session.fan_out)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.core.types import DraftJob, Guess, SamplingParams, SessionSpec, StopRules, Tokens
+from paceline.core.types import Branch, DraftJob, Guess, SamplingParams, SessionSpec, StopRules, Tokens
 from paceline.drafters import suffix
 from paceline.drafters.suffix import (
     DOUBT,
     LONGEST,
+    MIN_BRANCH,
     MIN_REACH,
     NUM_PLACES,
     NUM_WEAK_PLACES,
@@ -87,7 +89,41 @@ def test_confidence_is_the_share_of_the_votes_with_one_against() -> None:
     context = (5, 1, 2, 70, 6, 1, 2, 71, 7, 1, 2, 71, 8, 1, 2)
     votes, all_votes, trust_in_two_tokens = 2 * 2.0**2, 3 * 2.0**2, 1 - DOUBT / 2**0.5
     expected = votes / (all_votes + 1.0) * trust_in_two_tokens
-    assert guess(SuffixDrafter(1), context, 1) == Guess("s", (71,), (pytest.approx(expected),))
+    found = guess(SuffixDrafter(1), context, 1)
+    assert (found.token_ids, found.confidences) == ((71,), (pytest.approx(expected),))
+
+
+def test_what_was_outvoted_is_a_second_choice_with_its_share_of_the_votes() -> None:
+    context = (5, 1, 2, 70, 6, 1, 2, 71, 7, 1, 2, 71, 8, 1, 2)
+    votes, all_votes, trust_in_two_tokens = 2.0**2, 3 * 2.0**2, 1 - DOUBT / 2**0.5
+    expected = votes / (all_votes + 1.0) * trust_in_two_tokens
+    assert guess(SuffixDrafter(1), context, 1).branches == (Branch(0, len(context), (70,), (pytest.approx(expected),)),)
+
+
+def test_second_choices_stand_at_the_places_where_votes_part() -> None:
+    context = (10, 1, 2, 70, 71, 6, 11, 1, 2, 70, 71, 7, 12, 1, 2, 70, 72, 8, 13, 1, 2)
+    found = guess(SuffixDrafter(1), context, 3)
+    assert found.token_ids == (70, 71, 6)
+    end = len(context)
+    assert [(one.position, one.token_ids) for one in found.branches] == [(end + 1, (72,)), (end + 2, (7,))]
+
+
+def test_there_are_as_many_second_choices_as_a_session_wants_the_surest_first() -> None:
+    context = (70, 1, 2, 72, 1, 2, 72, 1, 2, 71, 1, 2, 71, 1, 2, 71, 1, 2, 73, 1, 2)
+    for fan_out, expected in ((0, []), (1, [(72,)]), (2, [(72,), (73,)])):
+        drafter = SuffixDrafter(1)
+        drafter.open(replace(spec("s", context), fan_out=fan_out))
+        found = drafter.extend([DraftJob("s", context, len(context), 1)])[0]
+        assert found.token_ids == (71,)
+        assert [one.token_ids for one in found.branches] == expected
+
+
+def test_second_choices_that_are_hardly_ever_needed_are_left_out() -> None:
+    context = (*(3, 4, 5, 6, 7, 8, 1, 2, 70) * 3, 1, 2, 71, 3, 4, 5, 6, 7, 8, 1, 2)
+    votes, against = 3 * 8.0**2, 2.0**2
+    assert against / (votes + against + 1.0) < MIN_BRANCH
+    found = guess(SuffixDrafter(1), context, 1)
+    assert (found.token_ids, found.branches) == ((70,), ())
 
 
 def test_the_more_a_place_agrees_the_more_it_is_trusted() -> None:
