@@ -121,8 +121,7 @@ def describe(directory: Path, dtype: torch.dtype, *, max_context: int) -> Loaded
 
 
 def _described(directory: Path, of_model: Any, dtype: torch.dtype, max_context: int) -> LoadedModel:  # noqa: ANN401
-    generation = directory / "generation_config.json"
-    stop_ids = _read_json(generation).get("eos_token_id") if generation.is_file() else None
+    stop_ids = _generation(directory).get("eos_token_id")
     config = of_model.get_text_config()
     has_tokenizer = (directory / "tokenizer.json").is_file()
     return LoadedModel(
@@ -147,6 +146,13 @@ def _check(directory: Path) -> None:
         raise InvalidRequest(f"model: {directory} wants to run its own code (auto_map); this is never done.")
     if not list(directory.glob("*.safetensors")):
         raise InvalidRequest(f"model: {directory} has no .safetensors; pickled weights are never read, convert them.")
+    _generation(directory)
+
+
+def _generation(directory: Path) -> dict[str, Any]:
+    """How texts of the model begin and end, where it says so."""
+    file = directory / "generation_config.json"
+    return _read_json(file) if file.is_file() else {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

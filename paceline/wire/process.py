@@ -22,11 +22,14 @@ def main(
 ) -> None:
     """Exit 2 for bad settings, 1 when the service can't start; one line on standard error says why."""
     settings = parse(settings_type, f"python -m {prog}", description, sys.argv[1:], os.environ)
+    errors: list[BaseException] = []
     try:
         asyncio.run(run(settings))
-    except* PacelineError as group:
-        for error in _leaves(group):
-            sys.stderr.write(f"{prog}: {error}\n")
+    except* PacelineError as group:  # what is raised in here may come out wrapped in a group
+        errors = _leaves(group)
+    for error in errors:
+        sys.stderr.write(f"{prog}: {error}\n")
+    if errors:
         sys.exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -113,8 +113,9 @@ def describe_gguf(file: Path) -> tuple[str, float]:
     from gguf import GGUFReader
 
     tensors = GGUFReader(file).tensors
-    sizes: Counter[str] = Counter()
+    sizes: defaultdict[str, int] = defaultdict(int)
     for one in tensors:
         sizes[one.tensor_type.name] += int(one.n_elements)
-    types = "+".join(name for name, size in sizes.most_common() if size > 0.02 * sizes.total())
-    return f"GGUF {types}", 8 * sum(int(one.n_bytes) for one in tensors) / sizes.total()
+    total = sum(sizes.values())
+    types = "+".join(sorted((name for name in sizes if sizes[name] > 0.02 * total), key=lambda name: -sizes[name]))
+    return f"GGUF {types}", 8 * sum(int(one.n_bytes) for one in tensors) / total
