@@ -18,7 +18,7 @@ from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import DrafterMetrics
 from paceline.wire.server import announce, serve, until_signal
-from paceline.wire.tasks import running
+from paceline.wire.tasks import running, together
 
 
 async def run(settings: DrafterSettings) -> None:
@@ -35,7 +35,7 @@ async def run(settings: DrafterSettings) -> None:
 
     try:
         async with (
-            running(_work(runtime, reloader), until_signal()) as stopped,
+            running(together(runtime.run(), reloader.run()), until_signal()) as stopped,
             serve(settings.server, register(runtime, reloader, telemetry.tracer), [SERVICE]) as up,
         ):
             await up.set_serving(True)
@@ -52,9 +52,3 @@ def _create(settings: DrafterSettings) -> Drafter:
     drafter = create_drafter(settings)
     warm_up(drafter)
     return drafter
-
-
-async def _work(runtime: DrafterRuntime, reloader: Reloader) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(runtime.run(), name="drafts")
-        tasks.create_task(reloader.run(), name="reloads")

@@ -23,7 +23,7 @@ from paceline.telemetry.clock import SystemClock
 from paceline.telemetry.metrics import VerifierMetrics
 from paceline.verifiers import create_backend
 from paceline.wire.server import announce, serve, until_signal
-from paceline.wire.tasks import running
+from paceline.wire.tasks import running, together
 from verifier_service.resident import Resident
 from verifier_service.runtime import VerifierRuntime
 from verifier_service.service import SERVICE, register
@@ -44,7 +44,7 @@ async def run(settings: VerifierSettings) -> None:
 
     try:
         async with (
-            running(_work(runtime, reloader), until_signal()) as stopped,
+            running(together(runtime.run(), reloader.run()), until_signal()) as stopped,
             serve(settings.server, register(runtime, reloader, telemetry.tracer), [SERVICE]) as up,
         ):
             await up.set_serving(True)
@@ -57,12 +57,6 @@ async def run(settings: VerifierSettings) -> None:
             runtime.cut()
     finally:
         telemetry.stop()
-
-
-async def _work(runtime: VerifierRuntime, reloader: Reloader) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(runtime.run(), name="steps")
-        tasks.create_task(reloader.run(), name="reloads")
 
 
 def required(create: Callable[[], Drafter | None]) -> Drafter:

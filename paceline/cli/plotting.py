@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paceline.cli.tabulating import ALL, TableRow, label
 from paceline.core.errors import InvalidRequest, Unsupported
-from paceline.lab.links import Point
+
+if TYPE_CHECKING:
+    from paceline.lab.links import Point  # at run time it would bring all services into every command
 
 SUFFIXES = (".svg", ".png")
 

@@ -28,12 +28,10 @@ from paceline.cli.profiling import (
     worst_error,
 )
 from paceline.cli.running import numbers, run, say
-from paceline.config.settings import DrafterSettings, VerifierSettings
+from paceline.config.settings import VerifierSettings
 from paceline.core.errors import InvalidRequest, ResourceExhausted
 from paceline.core.ports import VerifierBackend
-from paceline.drafters import create_drafter
 from paceline.drafters.packaged import AUTO, choose_drafter
-from paceline.drafters.warming import warm_up
 from paceline.telemetry.clock import SystemClock
 from paceline.text.resolve import PACKAGED
 from paceline.verifiers import create_backend
@@ -126,14 +124,14 @@ async def _calls(wanted: _Wanted, backend: VerifierBackend) -> tuple[str, dict[i
     """In the thread of the steps, as a resident drafter computes."""
     if not wanted.drafter:
         return "", {}
+    from verifier_service.app import create_resident, required
+
     name, weights = choose_drafter(wanted.drafter, wanted.drafter_model, wanted.model)
     say(f"measuring calls of {name}")
+    settings = VerifierSettings(resident=name, resident_model=weights, threads=wanted.threads)
 
     def work() -> dict[int, list[float]]:
-        drafter = create_drafter(
-            DrafterSettings(drafter=name, model=weights, vocab_size=backend.info.vocab_size, threads=wanted.threads)
-        )
-        warm_up(drafter)
+        drafter = required(lambda: create_resident(settings, backend.info, backend.state))
         return measure_calls(drafter, SystemClock(), wanted.lengths, wanted.repeats)
 
     return name, await asyncio.get_running_loop().run_in_executor(backend.worker, work)

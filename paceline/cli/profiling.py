@@ -19,7 +19,6 @@ from paceline.core.types import DraftJob, FeatureFrame, SamplingParams, SessionS
 
 CHUNK = 128
 """Rows of a prefill step."""
-BF16_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def measure_calls(drafter: Drafter, clock: Clock, lengths: Sequence[int], repeat
     out: dict[int, list[float]] = {length: [] for length in lengths}
     size = drafter.info.vocab_size or 256
     context = _tokens(size, 64)
-    row = bytes(len(drafter.info.needs.hidden_states) * drafter.info.needs.hidden_size * BF16_BYTES)
+    row = bytes(drafter.info.needs.feature_bytes)
     drafter.open(SessionSpec("profile", context, len(context), SamplingParams(), StopRules(max_tokens=4096)))
     try:
         for turn in range(repeats + 1):

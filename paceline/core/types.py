@@ -316,6 +316,11 @@ class Needs:
     kv: tuple[KvShape, ...] = ()
     """The target's keys and values; in the verifier's process they are read in place (``core.ports.TargetState``)."""
 
+    @property
+    def feature_bytes(self) -> int:
+        """Of the hidden states at one position in bfloat16; 0 where none are needed, or their width is not known."""
+        return len(self.hidden_states) * self.hidden_size * 2
+
 
 @dataclass(frozen=True, slots=True)
 class DrafterInfo:

@@ -11,7 +11,6 @@ from paceline.core.types import DraftJob, FeatureFrame, KvFrame, SamplingParams,
 SESSION = "warming up"
 LAWS = (SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95))
 LENGTH = 6
-BF16_BYTES = 2
 
 
 def warm_up(drafter: Drafter) -> None:
@@ -28,8 +27,7 @@ def warm_up(drafter: Drafter) -> None:
 
 
 def _frames(drafter: Drafter) -> tuple[FeatureFrame, ...]:
-    needs = drafter.info.needs
-    row = bytes(len(needs.hidden_states) * needs.hidden_size * BF16_BYTES)
+    row = bytes(drafter.info.needs.feature_bytes)
     return (FeatureFrame(0, LENGTH - 1, row * (LENGTH - 1)),) if row else ()
 
 

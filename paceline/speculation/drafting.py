@@ -19,7 +19,7 @@ from paceline.core.types import (
     SessionSpec,
     Tokens,
 )
-from paceline.speculation.features import BF16_BYTES, FeatureWindow, KvWindow, check_frame, check_kv
+from paceline.speculation.features import FeatureWindow, KvWindow, check_frame, check_kv
 from paceline.speculation.lookahead import GuessTree, WayOn, best_block
 
 STEP_RATE = 0.1
@@ -104,7 +104,7 @@ class DraftingSession:
 
     def _check_features(self, frame: FeatureFrame, committed: int) -> None:
         check_frame(frame, committed)
-        wanted = len(self._needs.hidden_states) * self._needs.hidden_size * BF16_BYTES
+        wanted = self._needs.feature_bytes
         if wanted and frame.row_bytes != wanted:
             raise InvalidRequest(
                 f"features: rows of {frame.row_bytes} bytes, but {len(self._needs.hidden_states)} hidden states of "

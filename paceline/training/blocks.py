@@ -104,8 +104,9 @@ def _calibrated(kind: BlockKind, trained: TrainedDrafter, held: Sequence[Sample]
     """With curves from greedy texts and from those that can be replayed at a temperature; as greedy without any."""
     greedy = [one for one in held if not one.temperature]
     warm = [one for one in held if one.temperature and is_replayable(one)]
-    curves = calibrate(_make(kind, trained), greedy or warm, trained.about.block)
-    warm_curves = calibrate(_make(kind, trained), warm, trained.about.block) if greedy and warm else ()
+    drafter, block = _make(kind, trained), trained.about.block
+    curves = calibrate(drafter, greedy or warm, block)
+    warm_curves = calibrate(drafter, warm, block) if greedy and warm else ()
     about = dataclasses.replace(trained.about, calibration=curves, warm_calibration=warm_curves)
     return TrainedDrafter(about, trained.weights)
 

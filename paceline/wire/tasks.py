@@ -8,6 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run them all; the failure of one ends the others."""
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work, name="work")
+
+
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, None], stop: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Event]:
     """Run ``work`` for the length of the block; the event is set when ``stop`` returns."""
