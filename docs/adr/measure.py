@@ -1,4 +1,4 @@
-"""The measurements in the decisions of this folder: ``python docs/adr/measure.py attention|packed|spans|noise``."""
+"""The measurements in the decisions here: ``python docs/adr/measure.py attention|packed|step|spans|noise``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from paceline.core.types import SamplingParams
 from paceline.models.attend import KeyValues, Places, attend
+from paceline.models.loading import load, prepare
 from paceline.models.noise import gumbel_argmax
 from paceline.models.packed import PackedLinear
+from paceline.models.runner import Feed, ModelRunner
 from paceline.models.threads import use_threads
 from paceline.sampling.accept import sample
 from paceline.sampling.processors import process
@@ -52,29 +53,28 @@ def bmm_all(q: torch.Tensor, caches: list[tuple[torch.Tensor, torch.Tensor]], bi
         bmm(q, k, v, bias)
 
 
-def attend_all(q: NDArray[np.float32], caches: list[KeyValues], places: Places, out: torch.Tensor) -> None:
+def attend_all(q: torch.Tensor, caches: list[KeyValues], places: Places, out: torch.Tensor) -> None:
     """The same with our kernel."""
     for cache in caches:
-        attend(q, cache, places, 0, out)
+        attend(q, cache, places, 0, D**-0.5, out)
 
 
 def attention() -> None:
-    """ADR 11."""
+    """ADR 21."""
     caches = [KeyValues(1, CAPACITY, (KV, D), torch.bfloat16) for _ in range(LAYERS)]
-    for cache in caches:
-        cache.keys.normal_()
-        cache.values.normal_()
-    plain = [(one.keys[0].transpose(1, 2).contiguous(), one.values[0].contiguous()) for one in caches]
+    plain = [(torch.randn(KV, CAPACITY, D).bfloat16(), torch.randn(KV, CAPACITY, D).bfloat16()) for _ in caches]
+    for cache, (keys, values) in zip(caches, plain, strict=True):
+        cache.put_rows(0, 0, keys.transpose(0, 1), values.transpose(0, 1))
     for rows in (1, 4, 8):
         for end in (64, 256, 1024):
-            q = torch.randn(rows, HEADS, D) / 8
-            bf16, f32 = q.bfloat16().transpose(0, 1).contiguous(), q.numpy()
+            q = torch.randn(rows, HEADS, D).bfloat16()
+            scaled = (q / D**0.5).transpose(0, 1).contiguous()
             places = Places(np.zeros(rows, np.int64), np.arange(end - rows, end))
             hidden = torch.arange(end)[None] > torch.arange(end - rows, end)[:, None]
             bias, out = torch.zeros(rows, end).masked_fill_(hidden, -torch.inf), torch.empty(rows, HEADS * D).bfloat16()
-            ours = milliseconds(partial(attend_all, f32, caches, places, out))
-            theirs = milliseconds(partial(bmm_all, bf16, [(k[:, :end], v[:, :end]) for k, v in plain], bias))
-            say(f"{rows} rows, KV {end:4}: row kernel {ours:5.2f} ms, bmm {theirs:5.2f} ms")
+            ours = milliseconds(partial(attend_all, q, caches, places, out))
+            theirs = milliseconds(partial(bmm_all, scaled, [(k[:, :end], v[:, :end]) for k, v in plain], bias))
+            say(f"{rows} rows, KV {end:4}: tiles {ours:5.2f} ms, bmm {theirs:5.2f} ms")
 
 
 def run_all(linears: Sequence[Callable[[torch.Tensor], torch.Tensor]], xs: list[torch.Tensor]) -> None:
@@ -83,23 +83,41 @@ def run_all(linears: Sequence[Callable[[torch.Tensor], torch.Tensor]], xs: list[
         linear(x)
 
 
+def in_onednn(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A linear layer with weights that were packed once."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return out
+
+
 def packed() -> None:
-    """ADR 12."""
+    """ADR 21."""
     plain = [nn.Linear(inputs, outputs, bias=False, dtype=torch.bfloat16) for inputs, outputs in LINEARS]
+    theirs = [torch.ops.mkldnn._reorder_linear_weight(one.weight.detach(), 8) for one in plain]
     ours = [PackedLinear(one.weight) for one in plain]
+    onednn = [partial(in_onednn, one) for one in theirs]
     for rows in (1, 4, 8, 16, 32, 64, 256):
         xs = [torch.randn(rows, one.in_features).bfloat16() for one in plain]
         ways = {
             "plain": milliseconds(partial(run_all, plain, xs)),
-            "packed": milliseconds(partial(run_all, ours, xs)),
-            "packed, one call": milliseconds(partial(run_all, [one._block for one in ours], xs)),
+            "oneDNN, packed": milliseconds(partial(run_all, onednn, xs)),
+            "tiles": milliseconds(partial(run_all, ours, xs)),
         }
         say(f"{rows:3} rows: " + ", ".join(f"{name} {LAYERS * ms:.1f} ms" for name, ms in ways.items()))
-    for one in ours:
-        x = torch.randn(256, one.in_features).bfloat16()
-        alone = torch.cat([one._block(rows) for rows in x.split(8)])
-        other = [rows for rows in range(1, 257) if not torch.equal(one._block(x[:rows]), alone[:rows])]
-        say(f"{one.in_features} to {one.out_features}: other bits than in blocks of 8 rows: {other or 'never'}")
+
+
+def step() -> None:
+    """ADR 21: whole steps of the model that the package brings."""
+    runner = ModelRunner(load(prepare("smollm2"), torch.bfloat16, max_context=2048), 2)
+    tokens = np.random.default_rng(0).integers(runner.loaded.vocab_size, size=1100).tolist()
+    for end in (200, 900):
+        runner.open("s")
+        runner.logits([Feed("s", 0, tokens[:end], 0)])
+        taken = [
+            f"{rows} rows {milliseconds(partial(runner.logits, [Feed('s', end, tokens[:rows], rows)])):.1f} ms"
+            for rows in (1, 2, 4, 8, 12, 16, 32)
+        ]
+        runner.close("s")
+        say(f"KV {end}: {', '.join(taken)}")
 
 
 def spans() -> None:
@@ -146,4 +164,4 @@ if __name__ == "__main__":
     use_threads(0)
     torch.manual_seed(0)
     with torch.inference_mode():
-        {"attention": attention, "packed": packed, "spans": spans, "noise": noise}[sys.argv[1]]()
+        {"attention": attention, "packed": packed, "step": step, "spans": spans, "noise": noise}[sys.argv[1]]()

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -95,11 +94,10 @@ def _attention(
     """query [1, heads, rows, d]; returns [1, rows, heads, d]."""
     target, sessions = options["paceline_rows"]
     _, heads, num_rows, d = query.shape
-    scaled = (query[0].transpose(0, 1).float() * options["scaling"]).contiguous().numpy()
-    out = torch.empty(num_rows, heads * d, dtype=query.dtype)
+    q = query[0].transpose(0, 1).contiguous()
     window = options.get("sliding_window")
     # The library counts the distance from the newest key, inclusively: one more than the window (see needed_kv).
-    target.attend(module.layer_type, np.asarray(scaled, np.float32), sessions, window + 1 if window else 0, out)
+    out = target.attend(module.layer_type, q, sessions, window + 1 if window else 0, options["scaling"])
     return out.view(1, num_rows, heads, d), None
 
 

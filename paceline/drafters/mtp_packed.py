@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from paceline.drafters.mtp_network import NORM_EPS, Gated, MtpNetwork, Norm, RowNetwork, rotate
-from paceline.models.attend import Bits, as_array
 from paceline.models.kernels import rms_norm, silu_gate
 from paceline.models.packed import PackedLinear
+from paceline.models.views import Bits, as_array
 
 EPS = np.float32(NORM_EPS)
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from paceline.core.types import SamplingParams
 from paceline.models.argmax import best, log_total
-from paceline.models.attend import as_array
 from paceline.models.noise import with_noise
 from paceline.models.sampling import RowSampler
+from paceline.models.views import as_array
 from paceline.sampling.processors import changes_logits, process
 
 

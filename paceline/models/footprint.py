@@ -65,7 +65,5 @@ def _memory(one: Any) -> tuple[object, int]:  # noqa: ANN401
     """(what tells it from other memory, bytes)."""
     if isinstance(one, np.ndarray):
         return one.__array_interface__["data"][0], one.nbytes
-    if one.layout is not torch.strided:  # packed: its memory can't be asked for
-        return id(one), one.numel() * one.element_size()
     storage = one.untyped_storage()
     return storage.data_ptr(), storage.nbytes()

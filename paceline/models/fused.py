@@ -1,4 +1,4 @@
-"""A lean forward pass for the Llama family: few packed linears, row kernels, nothing allocated twice.
+"""A lean forward pass for the Llama family: the weights of all layers in one stack, all layers in one compiled call.
 
 Taken from the modules of a loaded ``transformers`` model when its layers have exactly the known parts and none has a
 window; otherwise, or when its logits are not close to the stock model's, the generic forward serves. Twice as fast at
@@ -7,19 +7,26 @@ few rows, where the time between linears counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from numba import get_num_threads
+from numpy.typing import NDArray
 
-from paceline.models.attend import FULL, Bits, KeyValues, as_array, attend
-from paceline.models.kernels import rms_norm, rope_and_store, silu_gate
-from paceline.models.packed import PackedLinear
+from paceline.models.attend import FULL, KeyValues, allocate
+from paceline.models.decoder import Buffers, Stack, Step, norm_rows, run_layers
+from paceline.models.linear import HALF
+from paceline.models.packed import PackedLinear, tiled, wide
 from paceline.models.rows import LAST, Output, Rows
+from paceline.models.tiles import PLAN
+from paceline.models.views import Bits, as_array
 
 LAYER_CLASSES = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
+_ANGLES_BY_LENGTH = ("dynamic", "longrope")
 _PARTS = {
     "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
@@ -28,71 +35,54 @@ _PARTS = {
 
 
 def can_fuse(model: Any) -> bool:  # noqa: ANN401
-    """The model's layers have the known parts, no more and no less."""
-    decoder = getattr(model, "model", None)
+    """The model's layers have the known parts, no more and no less, and sizes and angles that the kernels take."""
+    decoder: Any = getattr(model, "model", None)
     layers = getattr(decoder, "layers", ())
     if not len(layers) or not hasattr(model, "lm_head") or not hasattr(decoder, "rotary_emb"):
         return False
     if any(getattr(one, "sliding_window", None) for one in (model.config, *(layer.self_attn for layer in layers))):
         return False
-    return all(
+    if model.config.hidden_size % 2 or model.config.intermediate_size % 2:
+        return False
+    return decoder.rotary_emb.rope_type not in _ANGLES_BY_LENGTH and all(_is_known(layer) for layer in layers)
+
+
+def _is_known(layer: Any) -> bool:  # noqa: ANN401
+    return (
         type(layer).__name__ in LAYER_CLASSES
         and type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
         and all(
             {name for name, _ in (layer.get_submodule(part) if part else layer).named_children()} == children
             for part, children in _PARTS.items()
         )
-        for layer in layers
     )
-
-
-def _join(*linears: Any) -> PackedLinear:  # noqa: ANN401
-    biases = [linear.bias for linear in linears]
-    bias = torch.cat(biases) if all(one is not None for one in biases) else None
-    return PackedLinear(torch.cat([linear.weight for linear in linears]), bias)
-
-
-@dataclass(slots=True)
-class _Layer:
-    attention_norm: Bits
-    qkv: PackedLinear
-    out: PackedLinear
-    mlp_norm: Bits
-    gate_up: PackedLinear
-    down: PackedLinear
-    cache: KeyValues
 
 
 class FusedForward:
     """Holds packed copies of the weights; the model it came from is not needed any more."""
 
-    kernel_plan = f"fused-{transformers.__version__}+packed32+row-attention"
+    kernel_plan = f"fused-{transformers.__version__}+{PLAN}"
     """The rotary angles are the library's."""
 
     def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
         config, decoder = model.config, model.model
-        self._heads = config.num_attention_heads
-        self._d = decoder.layers[0].self_attn.head_dim
-        self._eps = np.float32(config.rms_norm_eps)
-        self._scale = np.float32(decoder.layers[0].self_attn.scaling)
+        attention = decoder.layers[0].self_attn
+        self._heads, self._d = config.num_attention_heads, attention.head_dim
+        self._numbers = (np.float32(config.rms_norm_eps), np.float32(attention.scaling))
         self._embedding = decoder.embed_tokens.weight.detach()
         self._norm = as_array(decoder.norm.weight.detach())
         self._head = PackedLinear(model.lm_head.weight, model.lm_head.bias)
-        self._rotary = decoder.rotary_emb
+        self._angles = _angles(decoder.rotary_emb, self._embedding, capacity)
+        self._gated = config.intermediate_size
         shape = (config.num_key_value_heads, self._d)
-        dtype = self._embedding.dtype
-        self._layers = [_layer(one, KeyValues(num_slots, capacity, shape, dtype)) for one in decoder.layers]
+        memory = allocate(len(decoder.layers), num_slots, capacity, shape, self._embedding.dtype)
+        self._caches = KeyValues.layers(memory, shape)
+        self._model = (_stack(decoder.layers), tuple(as_array(one) for one in memory), self._numbers)
 
     def run(self, rows: Rows) -> Output:
         """All rows through all layers, those that are kept through the output layer too."""
         x = self._embedding[torch.from_numpy(rows.token_ids)]
-        angles = self._angles(x, rows)
-        buffers = _Buffers(x, self._heads, self._d, self._layers[0].down.in_features)
-        tapped = {}
-        for count, layer in enumerate(self._layers, start=1):
-            x = self._run(layer, x, rows, angles, buffers)
-            if count in rows.taps:
-                tapped[count] = x
+        tapped = self._run_layers(x, rows)
         keep = torch.from_numpy(rows.keep)
         normed = self._normed(x if LAST in rows.taps else x[keep])
         kept = normed[keep] if LAST in rows.taps else normed
@@ -106,53 +96,91 @@ class FusedForward:
 
     def keys_and_values(self, kind: str) -> KeyValues | None:
         """Of the last layer; all are of one kind."""
-        return self._layers[-1].cache if kind == FULL else None
+        return self._caches[-1] if kind == FULL else None
 
     def caches(self) -> list[KeyValues]:
         """One per layer."""
-        return [layer.cache for layer in self._layers]
+        return self._caches
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         normed = torch.empty_like(x)
-        rms_norm(as_array(x), self._norm, self._eps, as_array(normed))
+        norm_rows(get_num_threads(), as_array(x), self._norm, self._numbers[0], as_array(normed))
         return normed
 
-    def _angles(self, x: torch.Tensor, rows: Rows) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        cosine, sine = self._rotary(x, torch.from_numpy(rows.places.positions)[None])
-        return cosine[0].float().numpy(), sine[0].float().numpy()
+    def _run_layers(self, x: torch.Tensor, rows: Rows) -> dict[int, torch.Tensor]:
+        """``x`` becomes the output of the last layer; returns that of the layers that are tapped."""
+        taps = [tap for tap in rows.taps if tap != LAST]
+        tapped = torch.empty(len(taps), *x.shape, dtype=x.dtype)
+        places = rows.places
+        cosine, sine = (one[places.positions] for one in self._angles)
+        step = Step(places.turns, places.homes, (cosine, sine), np.array(taps, np.int64))
+        run_layers(get_num_threads(), as_array(x), self._model, step, self._buffers(x), as_array(tapped))
+        return dict(zip(taps, tapped, strict=True))
 
-    def _run(self, layer: _Layer, x: torch.Tensor, rows: Rows, angles: Any, buffers: _Buffers) -> torch.Tensor:  # noqa: ANN401
-        normed, out, q = buffers.normed, buffers.out, buffers.q
-        rms_norm(as_array(x), layer.attention_norm, self._eps, as_array(normed))
-        qkv = layer.qkv(normed)
-        rope_and_store(as_array(qkv), *angles, rows.places.homes, layer.cache.arrays, q)
-        q *= self._scale
-        attend(q, layer.cache, rows.places, 0, out)
-        x = x + layer.out(out)
-        rms_norm(as_array(x), layer.mlp_norm, self._eps, as_array(normed))
-        silu_gate(as_array(layer.gate_up(normed)), as_array(buffers.gated))
-        return x + layer.down(buffers.gated)
-
-
-class _Buffers:
-    """Reused by all layers of a step."""
-
-    def __init__(self, x: torch.Tensor, heads: int, d: int, size: int) -> None:
-        num_rows = len(x)
-        self.normed = torch.empty_like(x)
-        self.out = torch.empty(num_rows, heads * d, dtype=x.dtype)
-        self.gated = torch.empty(num_rows, size, dtype=x.dtype)
-        self.q = np.empty((num_rows, heads, d), np.float32)
+    def _buffers(self, x: torch.Tensor) -> Buffers:
+        num_rows, hidden = x.shape
+        size, kind = self._heads * self._d, as_array(x).dtype
+        return Buffers(
+            normed=np.empty((num_rows, hidden), kind),
+            qkv=np.empty((num_rows, size + 2 * self._caches[0].shape[0] * self._d), kind),
+            q=np.empty((num_rows, self._heads, self._d), kind),
+            mixed=np.empty((num_rows, size), kind),
+            gated=np.empty((num_rows, self._gated), kind),
+        )
 
 
-def _layer(layer: Any, cache: KeyValues) -> _Layer:  # noqa: ANN401
-    attention, mlp = layer.self_attn, layer.mlp
-    return _Layer(
-        attention_norm=as_array(layer.input_layernorm.weight.detach()),
-        qkv=_join(attention.q_proj, attention.k_proj, attention.v_proj),
-        out=_join(attention.o_proj),
-        mlp_norm=as_array(layer.post_attention_layernorm.weight.detach()),
-        gate_up=_join(mlp.gate_proj, mlp.up_proj),
-        down=_join(mlp.down_proj),
-        cache=cache,
+def _angles(rotary: Any, like: torch.Tensor, capacity: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # noqa: ANN401
+    """Cosine and sine [capacity, d] of every position."""
+    cosine, sine = rotary(like, torch.arange(capacity)[None])
+    return cosine[0].float().numpy(), sine[0].float().numpy()
+
+
+def _stack(layers: Any) -> Stack:  # noqa: ANN401
+    return Stack(
+        _filled(_norms(layers, "input_layernorm"), len(layers)),
+        *_products(layers, _joined, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        *_products(layers, _joined, "self_attn.o_proj"),
+        _filled(_norms(layers, "post_attention_layernorm"), len(layers)),
+        *_products(layers, _interleaved, "mlp.gate_proj", "mlp.up_proj"),
+        *_products(layers, _joined, "mlp.down_proj"),
     )
+
+
+_Join = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+
+
+def _norms(layers: Any, name: str) -> list[Bits]:  # noqa: ANN401
+    return [as_array(layer.get_submodule(name).weight.detach()) for layer in layers]
+
+
+def _products(layers: Any, join: _Join, *names: str) -> tuple[Bits, Bits]:  # noqa: ANN401
+    """Tiles [layers, ...] and biases [layers, outputs] of linear layers that are computed as one."""
+    parts = [[layer.get_submodule(name) for name in names] for layer in layers]
+    biases = [[_bias(linear) for linear in linears] for linears in parts]
+    tiles = (tiled(join([linear.weight.detach() for linear in linears])) for linears in parts)
+    return _filled(tiles, len(parts)), _filled((wide(join(one)) for one in biases), len(parts))
+
+
+def _bias(linear: Any) -> torch.Tensor:  # noqa: ANN401
+    return torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(parts))
+
+
+def _interleaved(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Half of the lanes of each tile from the first, half from the second."""
+    whole = [one.new_zeros(-len(one) % HALF, *one.shape[1:]) for one in parts]
+    halves = [torch.cat(both).unflatten(0, (-1, HALF)) for both in zip(parts, whole, strict=True)]
+    return torch.stack(halves, 1).flatten(0, 2)
+
+
+def _filled(arrays: Iterable[Bits], count: int) -> Bits:
+    """One array of all, without a second copy of more than one of them."""
+    following = iter(arrays)
+    first = next(following)
+    whole: Bits = np.empty((count, *first.shape), first.dtype)
+    for index, one in enumerate(itertools.chain([first], following)):
+        whole[index] = one
+    return whole

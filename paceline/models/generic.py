@@ -12,10 +12,12 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.core.errors import Unsupported
-from paceline.models.attend import FULL, KeyValues, as_array, attend
-from paceline.models.kernels import store_kv
+from paceline.models.attend import FULL, KeyValues, attend
+from paceline.models.attention import store_kv
 from paceline.models.packed import pack
 from paceline.models.rows import Output, Rows
+from paceline.models.tiles import PLAN
+from paceline.models.views import as_array
 
 ATTENTION = "paceline"
 """Name under which models find our attention."""
@@ -38,7 +40,7 @@ def layer_kinds(config: Any) -> Sequence[str]:  # noqa: ANN401
 class GenericForward:
     """Takes ``model`` over: its attention becomes ours, its linears are packed and its activations run by rows."""
 
-    kernel_plan = f"transformers-{transformers.__version__}+packed32+row-attention"
+    kernel_plan = f"transformers-{transformers.__version__}+{PLAN}"
 
     def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
         self._model = model
@@ -122,9 +124,8 @@ def _attention(
     step = options["paceline_step"]
     cache = step.store(module.layer_idx, key, value)
     _, heads, num_rows, d = query.shape
-    scaled = (query[0].transpose(0, 1).float() * options["scaling"]).contiguous().numpy()
-    out = torch.empty(num_rows, heads * d, dtype=query.dtype)
-    attend(np.asarray(scaled, np.float32), cache, step.places, options.get("sliding_window") or 0, out)
+    q, out = query[0].transpose(0, 1).contiguous(), torch.empty(num_rows, heads * d, dtype=query.dtype)
+    attend(q, cache, step.places, options.get("sliding_window") or 0, options["scaling"], out)
     return out.view(1, num_rows, heads, d), None
 
 

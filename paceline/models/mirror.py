@@ -67,8 +67,7 @@ class TargetMirror:
         if end > last:
             shape, slot = self._shapes[frame.kind], self._slots.slot(frame.session)
             fresh = rows_of(rows)[last - start : end - start].view(-1, 2, shape.num_heads, shape.head_size)
-            cache.keys[slot, :, :, last:end] = fresh[:, 0].permute(1, 2, 0)
-            cache.values[slot, :, last:end] = fresh[:, 1].permute(1, 0, 2)
+            cache.put_rows(slot, last, *fresh.unbind(1))
             runs[frame.kind] = (first, end)
             self._slots.extend(frame.session, 0, self._length(runs))
 

@@ -1,57 +1,63 @@
-"""Linear layers with weights packed once for the CPU's matrix units (oneDNN), in blocks of rows that share one kernel.
+"""Linear layers on packed tiles of weights; a row's bits don't depend on the other rows, however many there are.
 
-Up to 32 rows a row's bits don't depend on the others. Beyond, oneDNN may take another kernel: an earlier measurement
-saw bits change, the one of ADR 12 did not. Hence the blocks.
-Activations run row by row: torch computes the last elements of a thread's share with other code than the rest, so
-that otherwise a row's bits would depend on how many rows there are and on the number of threads.
+Activations of other models' code run row by row: torch computes the last elements of a thread's share with other code
+than the rest, so that otherwise a row's bits would depend on how many rows there are and on the number of threads.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numba import get_num_threads
+from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
-BLOCK = 32
-"""Rows of one call at most."""
-FEWEST = 8
-"""Rows of a further block at least: very few rows may meet another kernel again."""
-_EXPECTED_ROWS = 8
-"""The packing is laid out for this many."""
+from paceline.models.linear import multiply
+from paceline.models.tiles import LANES
+from paceline.models.views import Bits, as_array
+
 _ACTIVATIONS = tuple({one[0] if isinstance(one, tuple) else one for one in ACT2CLS.values()})
 
 
+def pair_of(dtype: torch.dtype) -> int:
+    """How many neighbours along the depth lie together in a tile."""
+    return 2 if dtype == torch.bfloat16 else 1
+
+
+def tiled(weight: torch.Tensor) -> Bits:
+    """[out, in] as tiles [out / LANES, in / pair, LANES, pair], zeros where a number does not divide."""
+    pair = pair_of(weight.dtype)
+    outputs, inputs = weight.shape
+    whole = F.pad(weight.detach(), (0, -inputs % pair, 0, -outputs % LANES))
+    return as_array(whole.view(-1, LANES, whole.shape[1] // pair, pair).transpose(1, 2).contiguous())
+
+
+def wide(bias: torch.Tensor) -> NDArray[np.float32]:
+    """A bias [out] in float32, with a number for each lane."""
+    padded: NDArray[np.float32] = F.pad(bias.detach().float(), (0, -len(bias) % LANES)).numpy()
+    return padded
+
+
 class PackedLinear(nn.Module):
-    """A drop-in for ``nn.Linear`` in inference; weight [out, in] or several stacked along out."""
+    """A drop-in for ``nn.Linear`` in inference; weight [out, in] in bfloat16 or float32."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _EXPECTED_ROWS)
-        self._bias = None if bias is None else bias.detach()
+        self._tiles = tiled(weight)
+        self._bias = wide(torch.zeros(self.out_features) if bias is None else bias)
+        self._missing = -self.in_features % pair_of(weight.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in] to [..., out]."""
         rows = x.reshape(-1, self.in_features)
-        if len(rows) <= BLOCK:
-            out = self._block(rows)
-        else:
-            out = torch.cat([self._block(block) for block in rows.split(block_sizes(len(rows)))])
+        rows = F.pad(rows, (0, self._missing)) if self._missing else rows.contiguous()
+        out = torch.empty(len(rows), self.out_features, dtype=x.dtype)
+        multiply(get_num_threads(), as_array(rows), self._tiles, self._bias, as_array(out))
         return out.view(*x.shape[:-1], self.out_features)
-
-    def _block(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
-
-
-def block_sizes(num_rows: int) -> list[int]:
-    """Sizes of the blocks of a call, none below ``FEWEST`` unless it is the only one."""
-    sizes = [BLOCK] * (num_rows // BLOCK)
-    rest = num_rows % BLOCK
-    if rest and sizes and rest < FEWEST:
-        sizes[-1] -= FEWEST - rest
-        rest = FEWEST
-    return [*sizes, rest] if rest else sizes
 
 
 class RowByRow(nn.Module):

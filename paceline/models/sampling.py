@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from paceline.core.types import SamplingParams
 from paceline.models.argmax import first_max
-from paceline.models.attend import as_array
 from paceline.models.noise import gumbel_argmax
+from paceline.models.views import as_array
 from paceline.sampling.processors import changes_logits, process
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from paceline.core.errors import invariant
 from paceline.core.types import KvShape
@@ -56,7 +55,7 @@ class TargetView:
     def shape(self, kind: str) -> tuple[int, int] | None:
         """(heads of keys and values, dimensions of a head) of layers of this kind; None when there are none."""
         cache = self._keys_and_values(kind)
-        return None if cache is None else (cache.keys.shape[1], cache.keys.shape[2])
+        return None if cache is None else cache.shape
 
     def shapes(self) -> tuple[KvShape, ...]:
         """What ``rows`` can be asked for."""
@@ -67,9 +66,7 @@ class TargetView:
         """[end - start, 2 * heads * d] keys and then values of these positions, in bfloat16."""
         invariant(end <= self.length(session), "only what is cached is handed out")
         cache, slot = self._cache(kind), self._slots.slot(session)
-        keys = cache.keys[slot, :, :, start:end].permute(2, 0, 1)
-        values = cache.values[slot, :, start:end].permute(1, 0, 2)
-        return torch.stack([keys, values], 1).to(torch.bfloat16).flatten(1)
+        return torch.stack(cache.rows(slot, start, end), 1).to(torch.bfloat16).flatten(1)
 
     def _cache(self, kind: str) -> KeyValues:
         cache = self._keys_and_values(kind)
@@ -77,14 +74,15 @@ class TargetView:
             raise KeyError(kind)
         return cache
 
-    def attend(
-        self, kind: str, q: NDArray[np.float32], sessions: Sequence[str], window: int, out: torch.Tensor
-    ) -> None:
-        """``out`` [rows, heads * d] from scaled queries [rows, heads, d]: row i sees all of ``sessions[i]``.
+    def attend(self, kind: str, q: torch.Tensor, sessions: Sequence[str], window: int, scale: float) -> torch.Tensor:
+        """[rows, heads * d] from queries [rows, heads, d]: row i sees all of ``sessions[i]``.
 
         window: only so many of the newest positions; 0 for all. Each session has at least one position.
         """
         cache = self._cache(kind)
         slots = np.array([self._slots.slot(session) for session in sessions], np.int64)
         lengths = np.array([self._slots.length(session) for session in sessions], np.int64)
-        attend(q, cache, Places(slots, lengths - 1), window, out)
+        queries = q.to(cache.keys.dtype)
+        out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=queries.dtype)
+        attend(queries, cache, Places(slots, lengths - 1), window, scale, out)
+        return out.to(q.dtype)

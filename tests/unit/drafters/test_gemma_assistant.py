@@ -244,15 +244,12 @@ async def test_no_rejected_row_is_seen(pair: Pair, verifier: TorchVerifier) -> N
     await verifier.step([StepItem("s", 9, (*prompt[9:], *wrong), 3)])
     text = prompt + best
     poison(pair.runner, "s", len(prompt))
-    view, heads = pair.runner.view(), np.ones((1, 4, 32), np.float32)
+    view, heads = pair.runner.view(), torch.ones(1, 4, 32)
     assert view.length("s") == len(prompt)
     assert pair.drafter.extend([pair.job("s", text)])[0].token_ids == pair.theirs(text)
-    out = torch.zeros(1, 4 * 32)
-    view.attend("full_attention", heads, ["s"], 0, out)
-    assert out.isfinite().all()
+    assert view.attend("full_attention", heads, ["s"], 0, 1.0).isfinite().all()
     pair.runner.slots._lengths["s"] += 1  # what it would be to show one row more
-    view.attend("full_attention", heads, ["s"], 0, out)
-    assert not out.isfinite().any()
+    assert not view.attend("full_attention", heads, ["s"], 0, 1.0).isfinite().any()
     verifier.close("s")
     pair.drafter.close("s")
     heal(pair.runner)
@@ -267,9 +264,8 @@ def caches(runner: ModelRunner) -> list[Any]:
 def poison(runner: ModelRunner, session: str, length: int) -> None:
     """Nothing can look at these rows and not show it."""
     for cache in caches(runner):
-        keys, values = cache.arrays
-        keys[runner.slots.slot(session), :, :, length:] = np.nan
-        values[runner.slots.slot(session), :, length:] = np.nan
+        rows = torch.full((runner.slots.capacity - length, *cache.shape), torch.nan)
+        cache.put_rows(runner.slots.slot(session), length, rows, rows)
 
 
 def heal(runner: ModelRunner) -> None:

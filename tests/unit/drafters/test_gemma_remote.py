@@ -294,9 +294,8 @@ def poison(runner: ModelRunner, length: int) -> None:
     for kind in KINDS:
         cache = runner._forward.keys_and_values(kind)
         assert cache is not None
-        with torch.inference_mode():
-            cache.keys[runner.slots.slot("s"), :, :, length:] = torch.nan
-            cache.values[runner.slots.slot("s"), :, length:] = torch.nan
+        rows = torch.full((runner.slots.capacity - length, *cache.shape), torch.nan)
+        cache.put_rows(runner.slots.slot("s"), length, rows, rows)
 
 
 def test_a_target_of_another_family_or_size_or_digest_is_refused(far: Distance, tmp_path: Path) -> None:

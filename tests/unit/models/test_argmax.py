@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.models.argmax import BLOCK, best, first_max, log_total
-from paceline.models.attend import as_array
+from paceline.models.views import as_array
 
 
 @settings(deadline=None)  # the kernel may be compiled first

@@ -6,8 +6,10 @@ import mmap
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from paceline.core.errors import Unsupported
 from paceline.models.attend import KeyValues
 
 PRESENT = np.uint64(1 << 63)
@@ -38,11 +40,21 @@ def test_a_slot_that_is_used_takes_its_own_memory_only() -> None:
     assert cache.keys.count_nonzero() == 0
 
 
-def test_tensors_and_arrays_are_the_same_memory() -> None:
-    for dtype in (torch.bfloat16, torch.float32):
-        cache = KeyValues(2, 8, (1, 8), dtype)
-        cache.keys[1, 0, 3, 5] = 1.0
-        cache.values[0, 0, 7, 2] = 1.0
-        assert np.argwhere(cache.arrays[0]).tolist()[0] == [1, 0, 3, 5]
-        assert np.argwhere(cache.arrays[1]).tolist()[0] == [0, 0, 7, 2]
-        assert cache.keys.dtype == cache.values.dtype == dtype
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("d", [8, 32, 80])
+def test_rows_come_out_as_they_were_put_and_touch_no_others(dtype: torch.dtype, d: int) -> None:
+    cache, made = KeyValues(2, 70, (3, d), dtype), torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(40, 3, d, generator=made).to(dtype) for _ in range(2))
+    cache.put_rows(1, 27, keys, values)
+    cache.copy((1, 30), (0, 69))
+    for stored, given, raw in zip(cache.rows(1, 27, 67), (keys, values), (cache.keys, cache.values), strict=True):
+        assert torch.equal(stored, given)
+        assert raw.count_nonzero() == 41 * 3 * d
+        assert raw.dtype == dtype
+    for stored, given in zip(cache.rows(0, 69, 70), (keys, values), strict=True):
+        assert torch.equal(stored[0], given[3])
+
+
+def test_heads_of_an_odd_size_are_refused() -> None:
+    with pytest.raises(Unsupported, match="even"):
+        KeyValues(1, 8, (1, 9), torch.bfloat16)

@@ -49,6 +49,7 @@ FUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, biases everywhere": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, one head of keys and values": ("llama", {"num_key_value_heads": 1}),
     "llama, no grouping": ("llama", {"num_key_value_heads": 4}),
+    "llama, heads of 12": ("llama", {"head_dim": 12}),
     "llama, heads of 24": ("llama", {"head_dim": 24}),
     "llama 3 frequencies": (
         "llama",
@@ -68,6 +69,7 @@ FUSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 GENERIC: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"head_dim": 16}),
+    "qwen3, heads of 12": ("qwen3", {"head_dim": 12}),
     "gemma": ("gemma", {"head_dim": 16}),
     "gemma3, window of 7": ("gemma3_text", {"head_dim": 16, "sliding_window": 7, "num_hidden_layers": 6}),
     "gemma3, capped logits": ("gemma3_text", {"head_dim": 16, "sliding_window": 7, "final_logit_softcapping": 5.0}),
@@ -161,8 +163,6 @@ def test_models_with_other_parts_or_windows_are_not_fused(name: str, tmp_path: P
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "soft caps in attention": ("gemma2", {"head_dim": 16, "sliding_window": 7}, "softcap"),
     "attention sinks": ("gpt_oss", {"num_local_experts": 4, "head_dim": 16}, "s_aux"),
-    "heads of 12": ("llama", {"head_dim": 12}, "Heads of 12 dimensions"),
-    "heads of 12, not fused": ("qwen3", {"head_dim": 12}, "Heads of 12 dimensions"),
     "positions by attention bias": ("bloom", {"n_head": 4, "n_layer": 2}, "BloomForCausalLM can't be served"),
     "an attention of its own": ("gptj", {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "GPTJForCausalLM"),
     "positions that it counts itself": ("xglm", {"d_model": 64, "ffn_dim": 96, "num_layers": 2}, "XGLMForCausalLM"),

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from paceline.models.attend import KeyValues, as_array
+from paceline.models.attend import KeyValues
 from paceline.models.footprint import tensor_bytes, token_bytes, weights_bytes
 from paceline.models.packed import PackedLinear
+from paceline.models.views import as_array
 from tests.support.tiny_models import make_runner, write_model
 
 SLOTS, CAPACITY = 3, 64
@@ -21,7 +22,7 @@ SLOTS, CAPACITY = 3, 64
 def test_tensors_and_arrays_are_found_wherever_they_are() -> None:
     held = {"a": [torch.zeros(3, 4), (np.zeros(5, np.float32),)], "b": nn.Linear(2, 3), "c": "text"}
     assert weights_bytes(held) == 48 + 20 + 24 + 12
-    assert weights_bytes(PackedLinear(torch.zeros(6, 4, dtype=torch.bfloat16))) == 48
+    assert weights_bytes(PackedLinear(torch.zeros(64, 4, dtype=torch.bfloat16))) == 64 * 4 * 2 + 64 * 4
 
 
 def test_memory_that_several_share_counts_once() -> None:
@@ -50,7 +51,7 @@ def test_objects_of_others_are_not_looked_into() -> None:
 def test_a_model_takes_its_parameters_and_what_it_has_doubled(family: str, tmp_path: Path) -> None:
     runner = make_runner(write_model(tmp_path / "model", family))
     stored = sum(file.stat().st_size for file in (tmp_path / "model").glob("*.safetensors"))
-    assert 0.9 * stored < runner.weights_bytes < 2.5 * stored
+    assert 0.9 * stored < runner.weights_bytes < 3.0 * stored  # tiles of such a small model are padded much
     assert runner.token_bytes > 0
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from paceline.core.errors import ResourceExhausted
 from paceline.core.types import FeatureFrame, KvFrame, KvShape, KvWish, StepItem
@@ -15,6 +13,7 @@ from paceline.models.frames import make_kv_frames
 from paceline.models.loading import describe
 from paceline.models.mirror import TargetMirror
 from paceline.models.runner import Feed, ModelRunner
+from paceline.models.view import TargetView
 from tests.support.tiny_models import make_runner, random_tokens, write_model
 
 WINDOW = 7
@@ -60,11 +59,9 @@ def fill(mirror: TargetMirror, runner: ModelRunner, start: int, end: int, slidin
             mirror.add(frame)
 
 
-def seen(view: object, runner: ModelRunner, kind: str, window: int) -> torch.Tensor:
-    q: NDArray[np.float32] = np.random.default_rng(3).standard_normal((1, 4, 16), np.float32)
-    out = torch.zeros(1, 4 * 16, dtype=runner.loaded.dtype)
-    view.attend(kind, q, ["s"], window, out)  # type: ignore[attr-defined]
-    return out
+def seen(view: TargetView, kind: str, window: int) -> torch.Tensor:
+    q = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(3))
+    return view.attend(kind, q, ["s"], window, 1.0)
 
 
 def test_a_verifier_says_what_it_gives(runner: ModelRunner) -> None:
@@ -84,7 +81,7 @@ def test_attention_to_the_copy_has_the_bits_of_attention_to_the_target(
         ours = mirror.view.rows(kind, "s", first, LENGTH)
         assert torch.equal(ours, runner.view().rows(kind, "s", first, LENGTH))
         if runner.loaded.dtype == torch.bfloat16:
-            assert torch.equal(seen(mirror.view, runner, kind, window), seen(runner.view(), runner, kind, window))
+            assert torch.equal(seen(mirror.view, kind, window), seen(runner.view(), kind, window))
 
 
 def test_frames_are_cut_to_what_a_message_carries_and_follow_each_other(

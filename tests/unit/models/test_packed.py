@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
-from paceline.models.packed import BLOCK, FEWEST, PackedLinear, RowByRow, block_sizes, pack
+from paceline.models.packed import PackedLinear, RowByRow, pack
+from paceline.models.tiles import ROWS
 
 DTYPES = [torch.bfloat16, torch.float32]
 
@@ -19,17 +18,9 @@ def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-@given(st.integers(1, 400))
-def test_blocks_cover_all_rows_and_none_is_large_or_needlessly_small(num_rows: int) -> None:
-    sizes = block_sizes(num_rows)
-    assert sum(sizes) == num_rows
-    assert max(sizes) <= BLOCK
-    assert len(sizes) == 1 or min(sizes) >= FEWEST
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("num_rows", [1, 2, BLOCK, BLOCK + 1, 100])
+@pytest.mark.parametrize("num_rows", [1, 2, ROWS, ROWS + 1, 100])
 def test_it_is_a_linear_layer(dtype: torch.dtype, has_bias: bool, num_rows: int) -> None:
     x, weight = random(num_rows, 48, dtype=dtype), random(40, 48, dtype=dtype, seed=1)
     bias = random(40, dtype=dtype, seed=2) if has_bias else None
@@ -48,8 +39,8 @@ def test_leading_dimensions_are_kept() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("inside", "outside"), [(576, 960), (1536, 576), (64, 97)])
-@pytest.mark.parametrize("size", [2, 3, 5, 9, 31, 33, 64])
+@pytest.mark.parametrize(("inside", "outside"), [(576, 960), (1536, 576), (64, 97), (63, 40)])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9, 31, 33, 64])
 def test_a_row_among_others_has_the_same_bits(dtype: torch.dtype, inside: int, outside: int, size: int) -> None:
     layer = PackedLinear(random(outside, inside, dtype=dtype) / inside**0.5)
     x = random(66, inside, dtype=dtype, seed=1)

@@ -130,7 +130,12 @@ def test_a_greedy_text_says_its_likeliest_tokens(samples: list[Sample]) -> None:
     assert len(greedy) == 4
     for sample in greedy:
         assert sample.top_ids is not None
-        assert tuple(sample.top_ids[:, 0].tolist()) == sample.tokens[sample.prompt_length :]
+        assert sample.top_logprobs is not None
+        likeliest = (sample.top_logprobs == sample.top_logprobs[:, :1]) & (sample.top_ids >= 0)
+        equals = [set(ids[are].tolist()) for ids, are in zip(sample.top_ids, likeliest, strict=True)]
+        said = sample.tokens[sample.prompt_length :]
+        assert all(token in ids for token, ids in zip(said, equals, strict=True))  # rounded logits may be equal
+        assert sum(len(ids) == 1 for ids in equals) > len(said) // 2
 
 
 def test_nothing_is_kept_that_nobody_wants(runner: ModelRunner, samples: list[Sample]) -> None:
