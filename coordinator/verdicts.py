@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.requests import Admitted
-from paceline.core.types import Commit, Draft, Tokens
+from paceline.core.errors import InvalidRequest
+from paceline.core.types import Commit, Draft
 from paceline.core.verdicts import Origin, Verdict
+from paceline.speculation.draft_tree import MAX_PATH, DraftTree, check_draft
 from paceline.telemetry.verdicts import VerdictSink
 
 CONTEXT = 4096
@@ -22,7 +24,7 @@ class SessionVerdicts:
     def __init__(self, sink: VerdictSink, admitted: Admitted) -> None:
         self._sink = sink
         self._admitted = admitted
-        self._draft = Draft(admitted.session, 0, ())
+        self._tree = DraftTree(admitted.prompt)
         self._origin = Origin(admitted.verifier.model_digest, admitted.sampling, admitted.profile)
         self._source = ""
         self._known = -1
@@ -34,13 +36,21 @@ class SessionVerdicts:
 
     def drafted(self, draft: Draft, source: str) -> None:
         """A draft went to the verifier."""
-        if self._is_wanted:
-            self._draft, self._source = draft, source
+        if not self._is_wanted:
+            return
+        try:
+            check_draft(draft, self._admitted.verifier.vocab_size)
+        except InvalidRequest:
+            return  # the verifier says so
+        self._tree.add(draft)
+        self._source = source
 
     def committed(self, commit: Commit, output: Sequence[int]) -> None:
         """A step's outcome, right after ``output``."""
         if not self._is_wanted:
             return
+        guess = self._tree.path(MAX_PATH).token_ids
+        self._tree.advance(commit.token_ids)
         generation, prompt = self._sink.generation, self._admitted.prompt
         is_known = generation == self._known
         verdict = Verdict(
@@ -48,7 +58,7 @@ class SessionVerdicts:
             start=commit.start,
             prompt_length=len(prompt),
             tokens=commit.token_ids,
-            draft=self._guessed(commit.start, output),
+            draft=guess,
             drafted=commit.drafted,
             accepted=commit.accepted,
             source=self._source,
@@ -56,11 +66,3 @@ class SessionVerdicts:
             origin=None if is_known else self._origin,
         )
         self._known = generation if self._sink.put(verdict) else -1
-
-    def _guessed(self, start: int, output: Sequence[int]) -> Tokens:
-        """What the newest draft says from ``start`` on; nothing when it disagrees with what came before."""
-        first = self._draft.base - len(self._admitted.prompt)
-        late = start - self._draft.base
-        if first < 0 or late < 0 or self._draft.token_ids[:late] != tuple(output[first : first + late]):
-            return ()
-        return self._draft.token_ids[late:]

@@ -30,7 +30,14 @@ async def run(settings: DrafterSettings) -> None:
     drafter = await asyncio.get_running_loop().run_in_executor(worker, create)
     metrics = DrafterMetrics(telemetry.registry)
     paced = paced_worker(drafter, clock) or worker
-    runtime = DrafterRuntime(drafter, clock, tracer=telemetry.tracer, metrics=metrics, worker=paced)
+    runtime = DrafterRuntime(
+        drafter,
+        clock,
+        tracer=telemetry.tracer,
+        metrics=metrics,
+        worker=paced,
+        least_reach=settings.least_reach,
+    )
     reloader = Reloader(runtime, create, metrics.reloads, worker)
 
     try:

@@ -36,7 +36,7 @@ from paceline.core.types import (
 from paceline.drafters.reloading import Successor, open_all
 from paceline.speculation.draft_length import StepCost
 from paceline.speculation.drafting import DraftingSession
-from paceline.speculation.lookahead import choose_ends
+from paceline.speculation.lookahead import LEAST_REACH, choose_ends
 from paceline.telemetry.metrics import DrafterMetrics
 from paceline.telemetry.names import Attribute, Span
 from paceline.telemetry.spans import Tracer
@@ -77,8 +77,10 @@ class DrafterRuntime:
         tracer: Tracer,
         metrics: DrafterMetrics,
         worker: Executor | None = None,
+        least_reach: float = LEAST_REACH,
     ) -> None:
         self._drafter = drafter
+        self._least_reach = least_reach
         self._clock = clock
         self._tracer = tracer
         self._metrics = metrics
@@ -169,7 +171,9 @@ class DrafterRuntime:
             self._leave(former)  # its peer lost that stream sooner than we did, and opens the session again
         try:
             self._check(spec)
-            state = DraftingSession(spec, max_window=self.info.max_window, needs=self.info.needs)
+            state = DraftingSession(
+                spec, max_window=self.info.max_window, needs=self.info.needs, least_reach=self._least_reach
+            )
             seat = _Seat(state, outbox)
         except PacelineError as error:
             outbox.put(Refused(spec.session, error.code, str(error), error.retryable))

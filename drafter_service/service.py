@@ -15,6 +15,7 @@ from paceline.v1 import diagnostics_pb2_grpc, drafter_pb2_grpc
 from paceline.v1 import drafter_pb2 as pb
 from paceline.wire import codec, frames
 from paceline.wire.diagnostics import DiagnosticsServicer
+from paceline.wire.names import Names
 
 SERVICE = "paceline.v1.DrafterService"
 
@@ -30,10 +31,11 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
         self, request_iterator: AsyncIterator[pb.DraftRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.DraftResponse]:
         """One coordinator's sessions."""
-        commands = (frames.draft_request_from_pb(message) async for message in request_iterator)
+        names = Names()
+        commands = (frames.draft_request_from_pb(message, names) async for message in request_iterator)
         async with aclosing(self._runtime.attach(commands)) as batches:
             async for events in batches:
-                yield frames.draft_response_to_pb(events)
+                yield frames.draft_response_to_pb(events, names)
 
     async def DescribeDrafter(
         self, request: pb.DescribeDrafterRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -14,6 +14,7 @@ from paceline.v1 import diagnostics_pb2_grpc, verifier_pb2_grpc
 from paceline.v1 import verifier_pb2 as pb
 from paceline.wire import codec, frames
 from paceline.wire.diagnostics import DiagnosticsServicer
+from paceline.wire.names import Names
 from verifier_service.runtime import VerifierRuntime
 
 SERVICE = "paceline.v1.VerifierService"
@@ -30,10 +31,11 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self, request_iterator: AsyncIterator[pb.VerifyRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.VerifyResponse]:
         """One coordinator's sessions."""
-        commands = (frames.verify_request_from_pb(message) async for message in request_iterator)
+        names = Names()
+        commands = (frames.verify_request_from_pb(message, names) async for message in request_iterator)
         async with aclosing(self._runtime.attach(commands)) as batches:
             async for events in batches:
-                yield frames.verify_response_to_pb(events)
+                yield frames.verify_response_to_pb(events, names)
 
     async def DescribeVerifier(
         self, request: pb.DescribeVerifierRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -29,6 +29,9 @@ def links(
     acceptance: float = typer.Option(0.8, min=0.0, max=1.0, help="Chance that a drafted token is right."),
     alternatives: int = typer.Option(3, min=0, help="Other tokens that the drafter names per place."),
     hit: float = typer.Option(0.85, min=0.0, max=1.0, help="Chance that the right token is among these otherwise."),
+    least_reach: float = typer.Option(
+        0.005, min=0.0001, max=1.0, help="Looking ahead: the drafter's setting of that name; more saves bytes."
+    ),
     tokens: int = typer.Option(600, min=30, help="Per point; more make it exact."),
     out: Path = typer.Option(None, help="Write all points here as JSON."),
     plot: Path = typer.Option(None, help="SVG or PNG of the curves; needs the extra lab."),
@@ -53,11 +56,12 @@ def links(
             hit=hit,
             alternatives=alternatives,
         )
-        points = _measured(Plan(hardware, _numbers(rtts), jitter, tokens))
+        points = _measured(Plan(hardware, _numbers(rtts), jitter, tokens, least_reach=least_reach))
     except PacelineError as error:
         raise typer.BadParameter(str(error)) from error
     _write(points, out, plot)
-    typer.echo(json.dumps([asdict(point) for point in points]) if json_ else "\n".join(_table(points)))
+    lines = [*_table(points), "", *_traffic(points)]
+    typer.echo(json.dumps([asdict(point) for point in points]) if json_ else "\n".join(lines))
 
 
 def _numbers(text: str) -> list[float]:
@@ -98,4 +102,13 @@ def _table(points: Sequence[Point]) -> list[str]:
             if point.rtt == rtt
         ]
         lines.append(f"| {rtt:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def _traffic(points: Sequence[Point]) -> list[str]:
+    """Markdown: bytes of messages per token, a row per mode, at the round trip where it sends most."""
+    lines = ["| Bytes per token | drafter → | → verifier | verifier → | → drafter |", "|---|---|---|---|---|"]
+    for mode in dict.fromkeys(point.mode for point in points):
+        most = max((point.traffic for point in points if point.mode == mode), key=lambda one: one.to_verifier)
+        lines.append(f"| {mode} | {' | '.join(f'{value:.0f}' for value in asdict(most).values())} |")
     return lines

@@ -182,7 +182,7 @@ _MAY_BE_ZERO = frozenset(
         *("alternatives", "hit", "call_base_s", "call_token_s", "call_row_s"),
     }
 )
-_CHANCES = frozenset({"agreement", "hit"})
+_CHANCES = frozenset({"agreement", "hit", "least_reach"})
 _LARGEST = 2**31 - 1
 """Of whole numbers: gRPC's own limit, and far beyond use for all others."""
 

@@ -125,6 +125,9 @@ class DrafterSettings:
     learn: bool = False
     """For ``suffix``: learn from the outputs of finished sessions; off, since speed would tell of
     others' text."""
+    least_reach: float = 0.005
+    """Looking ahead, outcomes that are less likely than this are not gone on from. More saves bytes and drafting, and
+    hides less of the round trip."""
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
 
 

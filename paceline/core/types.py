@@ -147,8 +147,18 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class Graft:
+    """More for a place that an earlier draft told of; dropped where the receiver doesn't know that place."""
+
+    after: int
+    """The place: ``speculation.draft_tree.key_of`` the tokens between the draft's base and ``token_ids[0]``."""
+    token_ids: Tokens
+    confidences: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
-    """A self-contained guess: idempotent, may be late, doubled, reordered or lost."""
+    """A guess that stands on committed tokens: idempotent, may be late, doubled, reordered or lost."""
 
     session: str
     base: int
@@ -157,6 +167,8 @@ class Draft:
     confidences: tuple[float, ...] = ()
     """Estimated chance that each token is right given those before; empty or as long as ``token_ids``."""
     branches: tuple[Branch, ...] = ()
+    grafts: tuple[Graft, ...] = ()
+    """What is new where the path and branches of earlier drafts end or fork."""
 
 
 @dataclass(frozen=True, slots=True)

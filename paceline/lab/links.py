@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from paceline.config.settings import CoordinatorSettings, DrafterSettings, SyntheticSettings, VerifierSettings
 from paceline.core.errors import invariant
@@ -15,15 +15,37 @@ from paceline.core.requests import DraftMode, GenerateRequest
 from paceline.drafters.synthetic import SyntheticDrafter
 from paceline.lab.formulas import Hardware, token_s
 from paceline.lab.virtual_time import run
+from paceline.speculation.lookahead import LEAST_REACH
 from paceline.testing.parties import MakeDrafter, MakeVerifier
 from paceline.testing.reference import reference
 from paceline.testing.system import LocalSystem, drafter, local_system, verifier
+from paceline.wire.counted import DRAFT, VERIFY, Counted, Traffic
 
 MODES = (DraftMode.PLAIN, DraftMode.COLOCATED, DraftMode.SYNC, DraftMode.PIPELINE, DraftMode.LOOKAHEAD)
 WITHOUT_LINK = (DraftMode.PLAIN, DraftMode.COLOCATED)
 """Measured once: there is nothing on the way."""
 NUM_PROMPTS = 3
 VOCAB_SIZE = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Of protobuf messages per output token, openings and closings included; ways as data flows."""
+
+    from_drafter: float = 0.0
+    to_verifier: float = 0.0
+    from_verifier: float = 0.0
+    to_drafter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One mode over one link."""
+
+    token_s: float
+    """After the first."""
+    tokens_per_step: float
+    traffic: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +62,7 @@ class Point:
     tokens_per_step: float
     speedup: float
     """Over plain decoding, measured."""
+    traffic: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +76,7 @@ class Plan:
     num_tokens: int = 600
     """Per point, over all prompts."""
     modes: Sequence[DraftMode] = MODES
+    least_reach: float = LEAST_REACH
 
 
 def curves(plan: Plan, tick: Callable[[], None] = lambda: None) -> list[Point]:
@@ -62,26 +86,30 @@ def curves(plan: Plan, tick: Callable[[], None] = lambda: None) -> list[Point]:
     for mode in plan.modes:
         once = measure(plan, mode, 0.0) if mode in WITHOUT_LINK else None
         for rtt in plan.rtts:
-            seconds, per_step = once or measure(plan, mode, rtt)
+            one = once or measure(plan, mode, rtt)
             paper = token_s(plan.hardware, mode, rtt * plan.hardware.plain_s)
-            points.append(Point(mode, rtt, seconds, paper, per_step, plain[0] / seconds))
+            speedup = plain.token_s / one.token_s
+            points.append(Point(mode, rtt, one.token_s, paper, one.tokens_per_step, speedup, one.traffic))
             tick()
     return points
 
 
-def measure(plan: Plan, mode: DraftMode, rtt: float) -> tuple[float, float]:
-    """(seconds per token, tokens per step) of a mode, the drafters ``rtt`` plain steps away."""
+def measure(plan: Plan, mode: DraftMode, rtt: float) -> Measured:
+    """A mode, the drafters ``rtt`` plain steps away."""
     return run(_measure(plan, mode, rtt))
 
 
-async def _measure(plan: Plan, mode: DraftMode, rtt: float) -> tuple[float, float]:
+async def _measure(plan: Plan, mode: DraftMode, rtt: float) -> Measured:
+    ways = [Traffic() for _ in fields(Bytes)]
     synthetic, count = _synthetic(plan.hardware), plan.num_tokens // NUM_PROMPTS
     seconds = tokens = steps = 0.0
-    async with local_system(*_parties(synthetic, mode), settings=_settings(plan, rtt)) as system:
+    async with local_system(*_parties(plan, mode, ways), settings=_settings(plan, rtt)) as system:
         for index in range(NUM_PROMPTS):
-            taken = await _complete(system, GenerateRequest(_prompt(index), max_tokens=count, mode=mode), synthetic)
+            request = GenerateRequest(_prompt(index), seed=index, max_tokens=count, mode=mode)
+            taken = await _complete(system, request, synthetic)
             seconds, tokens, steps = seconds + taken[0], tokens + count - 1, steps + taken[1]
-    return seconds / tokens, tokens / steps
+    per_token = Bytes(*(way.num_bytes / (count * NUM_PROMPTS) for way in ways))
+    return Measured(seconds / tokens, tokens / steps, per_token)
 
 
 async def _complete(system: LocalSystem, request: GenerateRequest, synthetic: SyntheticSettings) -> tuple[float, int]:
@@ -111,12 +139,18 @@ def _synthetic(on: Hardware) -> SyntheticSettings:
     )
 
 
-def _parties(synthetic: SyntheticSettings, mode: DraftMode) -> tuple[list[MakeVerifier], list[MakeDrafter]]:
+def _parties(plan: Plan, mode: DraftMode, ways: Sequence[Traffic]) -> tuple[list[MakeVerifier], list[MakeDrafter]]:
+    """Whose messages are counted in ``ways``, in the order of ``Bytes``."""
+    synthetic = _synthetic(plan.hardware)
     verifying = VerifierSettings(backend="synthetic", synthetic=synthetic)
-    drafting = DrafterSettings(drafter="synthetic", synthetic=synthetic)
+    drafting = DrafterSettings(drafter="synthetic", synthetic=synthetic, least_reach=plan.least_reach)
     is_resident = mode is DraftMode.COLOCATED
     lodger = SyntheticDrafter(verifying.max_sessions, synthetic) if is_resident else None
-    return [verifier(verifying, resident=lambda target: lodger)], [] if is_resident else [drafter(drafting)]
+    verify, draft = verifier(verifying, resident=lambda target: lodger), drafter(drafting)
+    from_drafter, to_verifier, from_verifier, to_drafter = ways
+    verifiers: list[MakeVerifier] = [lambda clock: Counted(verify(clock), VERIFY, to_verifier, from_verifier)]
+    drafters: list[MakeDrafter] = [lambda clock: Counted(draft(clock), DRAFT, to_drafter, from_drafter)]
+    return verifiers, [] if is_resident else drafters
 
 
 def _settings(plan: Plan, rtt: float) -> CoordinatorSettings:

@@ -6,12 +6,14 @@ what was committed meanwhile. Committing tokens walks down the tree, so a correc
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import Draft, Tokens
+from paceline.core.types import Draft, Graft, Tokens
 
 MAX_NODES = 512
 """Guessed tokens kept per session; a draft that would exceed it replaces everything older."""
@@ -21,6 +23,23 @@ MAX_OTHERS = 4
 """Guesses beside the path, per place."""
 TAIL = 256
 """Committed tokens remembered, to judge late drafts."""
+KEYS = 1 << 16
+"""Keys of places lie below this: with two bytes, a place of a full tree is mistaken for another less than once in a
+hundred times, which costs the guess behind it."""
+
+
+def checksum(token_ids: Sequence[int], so_far: int = 0) -> int:
+    """CRC-32 of token ids as unsigned 32-bit little-endian numbers, going on from ``so_far``."""
+    return zlib.crc32(struct.pack(f"<{len(token_ids)}I", *token_ids), so_far)
+
+
+def _behind(so_far: int, token: int) -> int:
+    return zlib.crc32(token.to_bytes(4, "little"), so_far)
+
+
+def key_of(token_ids: Sequence[int]) -> int:
+    """Names the place behind these tokens, which follow a draft's base: both sides compute it."""
+    return checksum(token_ids) % KEYS
 
 
 @dataclass(slots=True)
@@ -77,6 +96,10 @@ def check_draft(draft: Draft, vocab_size: int) -> None:
         if not 0 <= offset <= lengths[branch.parent]:
             raise InvalidRequest(f"branches: position {branch.position} is not on the parent's path.")
         lengths.append(offset + len(branch.token_ids))
+    for graft in draft.grafts:
+        if not 0 <= graft.after < KEYS:
+            raise InvalidRequest(f"grafts: {graft.after} is no key of a place; keys have 16 bits.")
+        lengths.append(len(graft.token_ids))
     if max(lengths) > MAX_PATH or sum(lengths) > 8 * MAX_PATH:
         raise InvalidRequest(f"token_ids: a path of {max(lengths)} tokens is longer than {MAX_PATH}.")
 
@@ -96,6 +119,18 @@ def _parts(draft: Draft) -> Iterator[tuple[Tokens, tuple[float, ...]]]:
     yield draft.token_ids, draft.confidences
     for branch in draft.branches:
         yield branch.token_ids, branch.confidences
+    for graft in draft.grafts:
+        yield graft.token_ids, graft.confidences
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where something may hang: a node, or the root and the committed tokens before it that must be repeated first."""
+
+    node: _Node
+    checksum: int
+    """Of the tokens from the draft's base up to ``node``."""
+    said: Tokens = ()
 
 
 class DraftTree:
@@ -106,6 +141,8 @@ class DraftTree:
         self._tail: deque[int] = deque(context[-TAIL:], maxlen=TAIL)
         self._root = _Node()
         self._num_nodes = 0
+        self._places: tuple[int, dict[int, _Place]] | None = None
+        """By key, as seen from a base so many tokens back; until the tree changes otherwise than by grafts."""
 
     @property
     def position(self) -> int:
@@ -120,14 +157,52 @@ class DraftTree:
     def add(self, draft: Draft) -> int:
         """Keep what agrees with the committed tokens; return how many tokens are new and useful."""
         paths = [self._beyond_committed(draft.base, path) for path in _unfold(draft)]
-        if self._num_nodes + sum(len(path) for path in paths) > MAX_NODES:
-            self._root, self._num_nodes = _Node(), 0
+        num_grafted = sum(len(graft.token_ids) for graft in draft.grafts)
+        if self._num_nodes + sum(len(path) for path in paths) + num_grafted > MAX_NODES:
+            self._root, self._num_nodes, self._places = _Node(), 0, None
         # Branches before what they branch off, the main path last: the last one makes the favourites.
-        return sum(self._insert(path) for path in reversed(paths))
+        added = sum(self._insert(path) for path in reversed(paths))
+        return added + self._hang(draft.base, draft.grafts)
 
-    def _insert(self, path: Sequence[tuple[int, float | None]]) -> int:
-        node, added = self._root, 0
-        for token, confidence in path:
+    def _hang(self, base: int, grafts: Sequence[Graft]) -> int:
+        """What comes first at a place is its favourite, unless it has one; grafts may hang on grafts before them."""
+        late = self._position - base
+        if not grafts or not 0 <= late <= len(self._tail):
+            return 0
+        places, added = self._places_from(late), 0
+        for graft in grafts:
+            place = places.get(graft.after)
+            path = _with_confidences(graft.token_ids, graft.confidences)
+            if place is None or graft.token_ids[: len(place.said)] != place.said[: len(path)]:
+                continue
+            added += self._insert(path[len(place.said) :], place, places)
+        return added
+
+    def _places_from(self, late: int) -> dict[int, _Place]:
+        """By key: all nodes, and the last ``late`` committed tokens."""
+        if self._places is not None and self._places[0] == late:
+            return self._places[1]
+        said = tuple(self._tail)[len(self._tail) - late :]
+        root = _Place(self._root, checksum(said))
+        places = {key_of(said[:index]): replace(root, said=said[index:]) for index in range(late)}
+        waiting = [root]
+        while waiting:
+            place = waiting.pop()
+            places[place.checksum % KEYS] = place
+            waiting += [_Place(child, _behind(place.checksum, token)) for token, child in place.node.children.items()]
+        self._places = late, places
+        return places
+
+    def _insert(
+        self,
+        path: Sequence[tuple[int, float | None]],
+        place: _Place | None = None,
+        places: dict[int, _Place] | None = None,
+    ) -> int:
+        """From the root, or from ``place``, whose favourite stays; new places are added to ``places``."""
+        node, added = place.node if place else self._root, 0
+        number = place.checksum if place else 0
+        for index, (token, confidence) in enumerate(path):
             child = node.children.get(token)
             if child is None:
                 if self._num_nodes >= MAX_NODES:
@@ -136,7 +211,14 @@ class DraftTree:
                 self._num_nodes += 1
                 added += 1
             child.confidence = confidence
-            node.favourite, node = token, child
+            if index or place is None or node.favourite is None:
+                node.favourite = token
+            node = child
+            if places is not None:
+                number = _behind(number, token)
+                places[number % KEYS] = _Place(node, number)
+        if added and places is None:
+            self._places = None
         return added
 
     def _beyond_committed(
@@ -159,6 +241,7 @@ class DraftTree:
         self._position += len(tokens)
         self._root = node or _Node()
         self._root.confidence = None
+        self._places = None
         self._num_nodes = _count(self._root)
 
     def path(self, max_tokens: int) -> Path:

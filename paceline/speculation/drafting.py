@@ -20,7 +20,7 @@ from paceline.core.types import (
     Tokens,
 )
 from paceline.speculation.features import FeatureWindow, KvWindow, check_frame, check_kv
-from paceline.speculation.lookahead import GuessTree, WayOn, best_block
+from paceline.speculation.lookahead import LEAST_REACH, GuessTree, WayOn, best_block
 
 STEP_RATE = 0.1
 """Weight of the newest step's time."""
@@ -29,16 +29,24 @@ STEP_RATE = 0.1
 class DraftingSession:
     """Runs ahead within its window, as its pace allows; rolls back to the last token that a commit confirms."""
 
-    def __init__(self, spec: SessionSpec, *, max_window: int, needs: Needs | None = None) -> None:
+    def __init__(
+        self,
+        spec: SessionSpec,
+        *,
+        max_window: int,
+        needs: Needs | None = None,
+        least_reach: float = LEAST_REACH,
+    ) -> None:
         if not spec.context or not 0 < spec.prompt_length <= len(spec.context):
             raise InvalidRequest("context: it needs at least one token, and prompt_length must lie inside it.")
         self.spec = spec
         self._committed = list(spec.context)
-        self._guesses = GuessTree(spec.fan_out, keeps_others=spec.pace is Pace.LOOKAHEAD)
+        self._guesses = GuessTree(spec.fan_out, keeps_others=spec.pace is Pace.LOOKAHEAD, least_reach=least_reach)
         self._window = max(0, min(spec.window, max_window))
         self._end = spec.prompt_length + spec.stops.max_tokens
         self._credit: int | None = None
         self._step_s = 0.0
+        self._num_unchecked = 0
         self._needs = needs or Needs()
         self._features = FeatureWindow(self._needs.history)
         self._kv = {shape.kind: KvWindow(shape.history) for shape in self._needs.kv}
@@ -79,9 +87,19 @@ class DraftingSession:
         self._committed += fresh
         took_s = commit.timings.forward_s + commit.timings.sample_s
         self._step_s = took_s if self._step_s == 0.0 else self._step_s + STEP_RATE * (took_s - self._step_s)
+        self._notice_losses(commit)
         self._guesses.advance(fresh)
         if self.spec.pace is Pace.SYNC:
             self._guesses.clear()
+
+    def _notice_losses(self, commit: Commit) -> None:
+        """A verifier that checks nothing of what was sent may not have it: it is told again, ever more rarely."""
+        if commit.drafted:
+            self._num_unchecked = 0
+        elif self._guesses.has_sent:
+            self._num_unchecked += 1
+            if self._num_unchecked > 1 and self._num_unchecked.bit_count() == 1:
+                self._guesses.forget_sent()
 
     def add_kv(self, frame: KvFrame) -> None:
         """Keep rows until their tokens are committed. Raises ``InvalidRequest`` for those of another model."""
@@ -176,9 +194,7 @@ class DraftingSession:
         A guess for a context that a commit has overtaken is judged like any late draft.
         """
         if any([self._take(job, guess) for job, guess in answers]):
-            token_ids, confidences, branches = self._guesses.parts(self.position, self._reach)
-            has_news = bool(token_ids or branches)
-            return Draft(self.session, self.position, token_ids, confidences, branches) if has_news else None
+            return self._guesses.news(self.session, self.position, self._reach)
         return Draft(self.session, self.position, ()) if self._guesses.is_dry(()) and not self.path else None
 
     def _take(self, job: DraftJob, guess: Guess) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from paceline.core.types import Branch, Draft, Guess, Tokens
+from paceline.core.types import Branch, Draft, Graft, Guess, Tokens
+from paceline.speculation.draft_tree import KEYS, checksum
 from paceline.speculation.odds import Shift
 
 DEFAULT_CONFIDENCE = 0.5
@@ -25,7 +26,9 @@ NUM_RANKS = 4
 LEAST, MOST = 0.01, 0.99
 """Nothing is held for impossible or certain."""
 LEAST_REACH = 0.005
-"""Outcomes less likely than this are not worth a token or a byte."""
+"""Outcomes less likely than this are not worth a token or a byte, unless somebody says otherwise."""
+LEAST_SECOND = 0.02
+"""The same for alternatives that nothing will follow: they only have a row of a step to win."""
 MAX_NODES = 256
 """Guesses of a session at most, alternatives that nothing follows aside; fewer than its verifier keeps."""
 
@@ -142,27 +145,19 @@ def choose_ends(reaches: Sequence[float], base: int, call_s: Callable[[int], flo
 
 
 def join(before: Draft, newer: Draft) -> Draft:
-    """One draft that says what both say, if one path goes on with the other; else the newer one."""
-    if before.base != newer.base or len(before.branches) + len(newer.branches) > MAX_NODES:
+    """One draft that says what both say, if the newer one only has more of the same; else the newer one."""
+    is_more = bool(newer.grafts) and before.base == newer.base and not newer.token_ids and not newer.branches
+    if not is_more or len(before.branches) + len(before.grafts) + len(newer.grafts) > MAX_NODES:
         return newer
-    size = min(len(before.token_ids), len(newer.token_ids))
-    if not size or before.token_ids[:size] != newer.token_ids[:size]:
-        return newer
-    longer = before if len(before.token_ids) > size else newer
-    branches, numbers = list(before.branches), [0]
-    for branch in newer.branches:
-        same = replace(branch, parent=numbers[branch.parent])
-        if same not in branches:
-            branches.append(same)
-        numbers.append(branches.index(same) + 1)
-    return replace(longer, branches=tuple(branches))
+    return replace(before, grafts=(*before.grafts, *newer.grafts))
 
 
 class GuessTree:
     """``fan_out`` alternatives per place at most; with ``keeps_others``, those that came true are gone on from."""
 
-    def __init__(self, fan_out: int, *, keeps_others: bool) -> None:
+    def __init__(self, fan_out: int, *, keeps_others: bool, least_reach: float = LEAST_REACH) -> None:
         self.odds = OutcomeOdds()
+        self._least_reach = least_reach
         self._fan_out = max(0, fan_out)
         self._keeps_others = keeps_others
         self._root = _Node()
@@ -190,6 +185,11 @@ class GuessTree:
                 return
             node = child
         self._root, self._num_nodes = node, _count(node)
+
+    @property
+    def has_sent(self) -> bool:
+        """Whoever gets the drafts should have something to check."""
+        return self._root.first is not None and self._root.children[self._root.first].is_sent
 
     def grow(self, tail: Tokens, guess: Guess, position: int) -> bool:
         """Put ``guess`` at the end of ``tail``, which begins at ``position``; its last tokens are the guess's own.
@@ -260,7 +260,7 @@ class GuessTree:
             waiting += [
                 (chance, (*tail, token), child)
                 for chance, token, child in self._after(node, reach)
-                if chance >= LEAST_REACH
+                if chance >= self._least_reach
             ]
         return sorted(ends, key=lambda end: end.reach, reverse=True)
 
@@ -271,52 +271,113 @@ class GuessTree:
             found.append((reach * first, node.first, node.children[node.first]))
         return found
 
-    def parts(self, position: int, room: int) -> tuple[Tokens, tuple[float, ...], tuple[Branch, ...]]:
-        """The path of at most ``room`` tokens, its confidences, and branches.
+    def news(self, session: str, position: int, room: int) -> Draft | None:
+        """What wasn't sent yet and is worth it, at most ``room`` tokens ahead; None where there is nothing.
 
-        Looking ahead, only branches that are new, and of the path only what they need where it is not new itself.
+        A path of which nothing was sent begins anew; all else hangs where earlier drafts end or fork.
         """
         chain = _follow(self._root)[:room]
-        branches: list[Branch] = []
-        node, reach = self._root, 1.0
-        for depth in range(len(chain) + 1):
-            if depth < room:
-                self._branch_off(node, 0, position + depth, (reach, room - depth), branches)
+        known = _num_sent(chain)
+        own = () if known else chain
+        draft = _Parts(own, position)
+        if known:
+            draft.graft(chain[:known], chain[known:])
+        _mark(chain)
+        self._beside(chain, (1.0, room), (), draft)
+        if not own and not draft.branches and not draft.grafts:
+            return None
+        return Draft(session, position, _tokens(own), _chances(own), tuple(draft.branches), tuple(draft.grafts))
+
+    def _beside(self, chain: Steps, limits: tuple[float, int], before: Steps, draft: _Parts) -> None:
+        """What leaves at ``before`` and along ``chain`` behind it; of ``limits`` see ``_leave``."""
+        reach, room = limits
+        node = before[-1][1] if before else self._root
+        for depth in range(min(len(chain) + 1, room)):
+            tail = (*before, *chain[:depth])
+            for token, other in node.others:
+                chance = reach * (1.0 - self.odds.first(node)) * self.odds.other(node, other)
+                if chance >= (self._least_reach if self._keeps_others else LEAST_SECOND):
+                    self._leave((token, other), (chance, room - depth), tail, draft)
             if depth < len(chain):
                 reach, node = reach * self.odds.first(node), chain[depth][1]
-        needed = len(chain)
-        if self._keeps_others and all(node.is_sent for _, node in chain):
-            needed = min(needed, max((one.position - position + 1 for one in branches if not one.parent), default=0))
-        for _, node in chain:
-            node.is_sent = True
-        own = chain[:needed]
-        return tuple(token for token, _ in own), tuple(node.confidence for _, node in own), tuple(branches)
 
-    def _branch_off(
-        self, node: _Node, parent: int, position: int, limits: tuple[float, int], branches: list[Branch]
-    ) -> None:
-        """Add what leaves at ``node`` and is worth sending: (chance to come by there, tokens at most)."""
+    def _leave(self, step: Step, limits: tuple[float, int], before: Steps, draft: _Parts) -> None:
+        """An alternative, or what is new behind it; ``limits``: the chance to come by there, and tokens at most."""
         reach, room = limits
-        wrong = reach * (1.0 - self.odds.first(node))
-        for token, other in node.others:
-            chance = wrong * self.odds.other(node, other)
-            if room <= 0 or (self._keeps_others and (chance < LEAST_REACH or not _has_news(other))):
-                continue
-            chain = [(token, other), *_follow(other)][:room]
-            branches.append(_branch(parent, position, chain, room))
-            number, way = len(branches), chance
-            for depth, (_, step) in enumerate(chain, start=1):
-                step.is_sent = True
-                if self._keeps_others:
-                    self._branch_off(step, number, position + depth, (way, room - depth), branches)
-                    way *= self.odds.first(step)
+        chain = [step, *self._likely(step[1], reach, room - 1)]
+        known = _num_sent(chain)
+        beyond = step[1].beyond
+        if known:
+            draft.graft((*before, *chain[:known]), chain[known:])
+        elif beyond is not None and len(chain) == 1:
+            draft.other(before, beyond.token_ids[:room], beyond.confidences[:room])
+        else:
+            draft.other(before, _tokens(chain), _chances(chain))
+        _mark(chain)
+        if self._keeps_others:
+            self._beside(chain[1:], (reach, room - 1), (*before, step), draft)
+
+    def _likely(self, node: _Node, reach: float, room: int) -> Steps:
+        """First choices after it, while they are worth sending."""
+        chain = _follow(node)[:room]
+        for index, (_, step) in enumerate(chain):
+            reach *= self.odds.first(node)
+            if reach < self._least_reach:
+                return chain[:index]
+            node = step
+        return chain
+
+    def forget_sent(self) -> None:
+        """Who gets drafts may have lost them: all of it is news again."""
+        waiting = [self._root]
+        while waiting:
+            node = waiting.pop()
+            node.is_sent = False
+            waiting += node.children.values()
 
 
-def _branch(parent: int, position: int, chain: Sequence[tuple[int, _Node]], room: int) -> Branch:
-    beyond = chain[0][1].beyond
-    if len(chain) == 1 and beyond is not None:
-        return Branch(parent, position, beyond.token_ids[:room], beyond.confidences[:room])
-    return Branch(parent, position, tuple(token for token, _ in chain), tuple(node.confidence for _, node in chain))
+Step = tuple[int, _Node]
+Steps = Sequence[Step]
+
+
+class _Parts:
+    """Branches and grafts of a draft in the making, whose own path begins at ``position``."""
+
+    def __init__(self, own: Steps, position: int) -> None:
+        self.branches: list[Branch] = []
+        self.grafts: list[Graft] = []
+        self._own = own
+        self._position = position
+
+    def graft(self, before: Steps, chain: Steps) -> None:
+        """``chain``, if there is any, behind ``before``."""
+        if chain:
+            self.grafts.append(Graft(checksum(_tokens(before)) % KEYS, _tokens(chain), _chances(chain)))
+
+    def other(self, before: Steps, token_ids: Tokens, confidences: tuple[float, ...]) -> None:
+        """An alternative behind ``before``: a branch of the draft's own path where that leads there."""
+        depth = len(before)
+        if depth <= len(self._own) and (before[-1][1] is self._own[depth - 1][1] if before else self._own):
+            self.branches.append(Branch(0, self._position + len(before), token_ids, confidences))
+        else:
+            self.grafts.append(Graft(checksum(_tokens(before)) % KEYS, token_ids, confidences))
+
+
+def _tokens(steps: Steps) -> Tokens:
+    return tuple(token for token, _ in steps)
+
+
+def _chances(steps: Steps) -> tuple[float, ...]:
+    return tuple(node.confidence for _, node in steps)
+
+
+def _num_sent(steps: Steps) -> int:
+    return next((index for index, (_, node) in enumerate(steps) if not node.is_sent), len(steps))
+
+
+def _mark(steps: Steps) -> None:
+    for _, node in steps:
+        node.is_sent = True
 
 
 def _follow(node: _Node) -> list[tuple[int, _Node]]:
@@ -325,16 +386,6 @@ def _follow(node: _Node) -> list[tuple[int, _Node]]:
         chain.append((node.first, node.children[node.first]))
         node = chain[-1][1]
     return chain
-
-
-def _has_news(node: _Node) -> bool:
-    waiting = [node]
-    while waiting:
-        one = waiting.pop()
-        if not one.is_sent:
-            return True
-        waiting += one.children.values()
-    return False
 
 
 def _count(root: _Node) -> int:

@@ -73,7 +73,9 @@ def drafter(
         tracer, metrics = Tracer("drafter", now_ns=clock.time_ns), DrafterMetrics(CollectorRegistry())
         guesser = make(settings)
         worker = paced_worker(guesser, clock) or InlineWorker()
-        return DrafterRuntime(guesser, clock, tracer=tracer, metrics=metrics, worker=worker)
+        return DrafterRuntime(
+            guesser, clock, tracer=tracer, metrics=metrics, worker=worker, least_reach=settings.least_reach
+        )
 
     return start
 

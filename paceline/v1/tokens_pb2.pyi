@@ -319,6 +319,7 @@ class SessionSpec(_message.Message):
     MIN_DRAFT_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Minted by the coordinator, 32 hex digits."""
     prompt_length: _builtins.int
@@ -341,6 +342,8 @@ class SessionSpec(_message.Message):
     """What to expect of drafts before any was checked; a value that is not known counts as unspecified."""
     pace: Global___Pace.ValueType
     """When the drafter goes on; a value that is not known counts as unspecified."""
+    alias: _builtins.str
+    """What both sides call the session in all further messages of this stream, in place of its id; empty: its id."""
     @_builtins.property
     def context_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and every token committed so far."""
@@ -380,10 +383,11 @@ class SessionSpec(_message.Message):
         min_draft: _builtins.int = ...,
         profile: Global___Profile.ValueType = ...,
         pace: Global___Pace.ValueType = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "sampling", b"sampling", "stops", b"stops", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "pace", b"pace", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "pace", b"pace", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,46 +424,88 @@ class SparseDistribution(_message.Message):
 Global___SparseDistribution: _TypeAlias = SparseDistribution  # noqa: Y015
 
 @_typing.final
-class Branch(_message.Message):
-    """Another continuation inside a draft."""
+class Branches(_message.Message):
+    """Other continuations inside a draft, in columns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PARENT_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    CONFIDENCES_FIELD_NUMBER: _builtins.int
-    parent: _builtins.int
-    """0 is the draft's main path, i > 0 the i-th branch, always an earlier one."""
-    position: _builtins.int
-    """Position of the first token; the parent's tokens before it are shared."""
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The alternative tokens."""
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What each leaves: 0 is the draft's path, i > 0 the i-th branch, always an earlier one; empty when all leave the path."""
 
     @_builtins.property
-    def confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """As in Draft."""
+    def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each, the position of its first token less the draft's base; the parent's tokens before it are shared."""
+
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each branch; empty when all have one."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of all branches, one after the other."""
 
     def __init__(
         self,
         *,
-        parent: _builtins.int = ...,
-        position: _builtins.int = ...,
+        parents: _abc.Iterable[_builtins.int] | None = ...,
+        offsets: _abc.Iterable[_builtins.int] | None = ...,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        confidences: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "parent", b"parent", "position", b"position", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lengths", b"lengths", "offsets", b"offsets", "parents", b"parents", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Branch: _TypeAlias = Branch  # noqa: Y015
+Global___Branches: _TypeAlias = Branches  # noqa: Y015
+
+@_typing.final
+class Grafts(_message.Message):
+    """More for places that earlier drafts told of, in columns. What hangs on a place that the receiver does not know is
+    dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    after: _builtins.bytes
+    """Two bytes per graft, little-endian: the low 16 bits of the CRC-32 of the token ids between the draft's base and the
+    graft, each as an unsigned 32-bit little-endian number.
+    """
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each graft; empty when all have one."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of all grafts, one after the other."""
+
+    def __init__(
+        self,
+        *,
+        after: _builtins.bytes = ...,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "lengths", b"lengths", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grafts: _TypeAlias = Grafts  # noqa: Y015
 
 @_typing.final
 class Draft(_message.Message):
-    """A self-contained guess. Idempotent: it may be late, doubled, reordered or lost."""
+    """A guess that stands on committed tokens. Idempotent: it may be late, doubled, reordered or lost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -469,25 +515,30 @@ class Draft(_message.Message):
     CONFIDENCES_FIELD_NUMBER: _builtins.int
     BRANCHES_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    GRAFTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     base: _builtins.int
     """Number of committed tokens it stands on = position of the first token."""
+    confidences: _builtins.bytes
+    """Estimated chance that each token is right given those before, one byte per token: path, branches, grafts. A byte b
+    means 1 / (1 + exp((128 - b) / 16)), 0 that there is no estimate; empty when there is none at all.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The whole path from the last commit that the drafter knew."""
+        """The path from the last commit that the drafter knew; empty when no more than grafts are new."""
 
     @_builtins.property
-    def confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Estimated chance that each token is right given those before; empty, or one per token."""
-
-    @_builtins.property
-    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Branch]:
+    def branches(self) -> Global___Branches:
         """Other likely continuations."""
 
     @_builtins.property
     def distributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SparseDistribution]:
         """Reserved for samplers that need the distributions the tokens were drawn from, one per token; refused today."""
+
+    @_builtins.property
+    def grafts(self) -> Global___Grafts:
+        """What is new where the paths of earlier drafts end or fork."""
 
     def __init__(
         self,
@@ -495,13 +546,14 @@ class Draft(_message.Message):
         session_id: _builtins.str = ...,
         base: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        confidences: _abc.Iterable[_builtins.float] | None = ...,
-        branches: _abc.Iterable[Global___Branch] | None = ...,
+        confidences: _builtins.bytes = ...,
+        branches: Global___Branches | None = ...,
         distributions: _abc.Iterable[Global___SparseDistribution] | None = ...,
+        grafts: Global___Grafts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "grafts", b"grafts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "branches", b"branches", "confidences", b"confidences", "distributions", b"distributions", "session_id", b"session_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "branches", b"branches", "confidences", b"confidences", "distributions", b"distributions", "grafts", b"grafts", "session_id", b"session_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,18 +6,16 @@ Malformed messages raise ``InvalidRequest`` naming the field; ranges are checked
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from paceline.core.errors import InvalidRequest, Unsupported
 from paceline.core.types import (
-    Branch,
     Close,
     Commit,
     Credit,
-    Draft,
     DrafterInfo,
     Drain,
     FeatureFrame,
@@ -75,6 +73,12 @@ _NANOS = 1_000_000_000
 _SOONEST_S = 1e-9
 
 MessageT = TypeVar("MessageT", bound=Message)
+
+
+class HasSession(Protocol):
+    """A message about a session."""
+
+    session_id: str
 
 
 def build(kind: type[MessageT], values: Mapping[str, Any]) -> MessageT:
@@ -195,7 +199,7 @@ def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
 def session_spec_from_pb(message: tokens_pb2.SessionSpec) -> SessionSpec:
     """Raises ``InvalidRequest`` without a session id."""
     return SessionSpec(
-        session=_session(message.session_id),
+        session=session_id(message),
         context=tuple(message.context_token_ids),
         prompt_length=message.prompt_length,
         sampling=sampling_params_from_pb(message.sampling),
@@ -219,46 +223,12 @@ def _deadline(message: tokens_pb2.SessionSpec) -> float:
     return max(duration_from_pb(message.deadline, "deadline"), _SOONEST_S) if message.HasField("deadline") else 0.0
 
 
-def _session(session: str) -> str:
+def session_id(message: HasSession) -> str:
+    """Whose message it is; raises ``InvalidRequest`` where that is not said."""
+    session = message.session_id
     if not 1 <= len(session) <= 64:
         raise InvalidRequest(f"session_id: need 1 to 64 characters, got {len(session)}.")
     return session
-
-
-def draft_to_pb(draft: Draft) -> tokens_pb2.Draft:
-    """A guess."""
-    branches = [
-        tokens_pb2.Branch(
-            parent=branch.parent,
-            position=branch.position,
-            token_ids=branch.token_ids,
-            confidences=branch.confidences,
-        )
-        for branch in draft.branches
-    ]
-    return tokens_pb2.Draft(
-        session_id=draft.session,
-        base=draft.base,
-        token_ids=draft.token_ids,
-        confidences=draft.confidences,
-        branches=branches,
-    )
-
-
-def draft_from_pb(message: tokens_pb2.Draft) -> Draft:
-    """Consistency with the vocabulary and between fields is checked by ``speculation.draft_tree``."""
-    refuse(message, "distributions")
-    branches = tuple(
-        Branch(branch.parent, branch.position, tuple(branch.token_ids), tuple(branch.confidences))
-        for branch in message.branches
-    )
-    return Draft(
-        session=_session(message.session_id),
-        base=message.base,
-        token_ids=tuple(message.token_ids),
-        confidences=tuple(message.confidences),
-        branches=branches,
-    )
 
 
 def commit_to_pb(commit: Commit) -> tokens_pb2.Commit:
@@ -294,7 +264,7 @@ def commit_from_pb(message: tokens_pb2.Commit) -> Commit:
         finish = FINISH_REASONS_BACK[message.finish]
     timings = message.timings
     return Commit(
-        session=_session(message.session_id),
+        session=session_id(message),
         start=message.start,
         token_ids=tuple(message.token_ids),
         drafted=message.drafted,
@@ -333,7 +303,7 @@ def kv_frame_to_pb(frame: KvFrame) -> tokens_pb2.KvFrame:
 
 def kv_frame_from_pb(message: tokens_pb2.KvFrame) -> KvFrame:
     """Rows of a wrong size raise ``InvalidRequest``; whether they are of this target is the drafter's to say."""
-    frame = KvFrame(_session(message.session_id), message.kind, _rows(message.rows))
+    frame = KvFrame(session_id(message), message.kind, _rows(message.rows))
     check_rows(frame.rows, "kv.rows")
     return frame
 
@@ -356,7 +326,7 @@ def tap_to_pb(tap: Tap) -> tokens_pb2.Tap:
 
 def tap_from_pb(message: tokens_pb2.Tap) -> Tap:
     """The inverse; whether there are such layers is the verifier's to say."""
-    return Tap(_session(message.session_id), tuple(message.taps), message.history, _shapes(message.kv))
+    return Tap(session_id(message), tuple(message.taps), message.history, _shapes(message.kv))
 
 
 def credit_to_pb(credit: Credit) -> tokens_pb2.Credit:
@@ -366,7 +336,7 @@ def credit_to_pb(credit: Credit) -> tokens_pb2.Credit:
 
 def credit_from_pb(message: tokens_pb2.Credit) -> Credit:
     """The inverse."""
-    return Credit(_session(message.session_id), message.until)
+    return Credit(session_id(message), message.until)
 
 
 def refused_to_pb(refused: Refused) -> tokens_pb2.Refused:
@@ -378,7 +348,7 @@ def refused_to_pb(refused: Refused) -> tokens_pb2.Refused:
 
 def refused_from_pb(message: tokens_pb2.Refused) -> Refused:
     """The inverse."""
-    return Refused(_session(message.session_id), message.code, message.message, message.retryable)
+    return Refused(session_id(message), message.code, message.message, message.retryable)
 
 
 def drain_to_pb(drain: Drain) -> tokens_pb2.Drain:
@@ -398,7 +368,7 @@ def close_to_pb(close: Close) -> tokens_pb2.Close:
 
 def close_from_pb(message: tokens_pb2.Close) -> Close:
     """The inverse."""
-    return Close(_session(message.session_id))
+    return Close(session_id(message))
 
 
 def drafter_info_to_pb(info: DrafterInfo) -> drafter_pb2.DescribeDrafterResponse:

@@ -1,4 +1,7 @@
-"""Batches of events, as they travel in one gRPC message; a table says which field of the oneof holds which noun."""
+"""Batches of events, as they travel in one gRPC message; a table says which field of the oneof holds which noun.
+
+Both ends of a stream give their ``Names`` of it; without any, sessions are called by their ids.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,14 @@ from paceline.core.types import (
     VerifierEvent,
 )
 from paceline.v1 import drafter_pb2, verifier_pb2
-from paceline.wire import codec
+from paceline.wire import codec, drafts
+from paceline.wire.names import Names
 
 EventT = TypeVar("EventT")
 
 _TO_PB: dict[type, tuple[str, Callable[[Any], Any]]] = {
     SessionSpec: ("open", codec.session_spec_to_pb),
-    Draft: ("draft", codec.draft_to_pb),
+    Draft: ("draft", drafts.draft_to_pb),
     Commit: ("commit", codec.commit_to_pb),
     Close: ("close", codec.close_to_pb),
     Credit: ("credit", codec.credit_to_pb),
@@ -39,7 +43,7 @@ _TO_PB: dict[type, tuple[str, Callable[[Any], Any]]] = {
 }
 _FROM_PB: dict[str, Callable[[Any], Any]] = {
     "open": codec.session_spec_from_pb,
-    "draft": codec.draft_from_pb,
+    "draft": drafts.draft_from_pb,
     "commit": codec.commit_from_pb,
     "close": codec.close_from_pb,
     "credit": codec.credit_from_pb,
@@ -50,59 +54,74 @@ _FROM_PB: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _pack(message: type[EventT], events: Iterable[object]) -> list[EventT]:
+_LAST = ("close", "refused")
+"""Kinds behind which nothing comes for a session."""
+
+
+def _pack(message: type[EventT], events: Iterable[object], names: Names | None) -> list[EventT]:
     packed = []
     for event in events:
-        name, to_pb = _TO_PB[type(event)]
-        packed.append(message(**{name: to_pb(event)}))
+        kind, to_pb = _TO_PB[type(event)]
+        part = to_pb(event)
+        if names is not None and kind != "drain":
+            session = part.session_id
+            names.open(part) if kind == "open" else names.shorten(part)
+            if kind in _LAST:
+                names.forget(session)
+        packed.append(message(**{kind: part}))
     return packed
 
 
-def _unpack(messages: Iterable[Any]) -> list[object]:
+def _unpack(messages: Iterable[Any], names: Names | None) -> list[object]:
     events = []
     for message in messages:
         kind = message.WhichOneof("kind")
         if kind is None:
             raise InvalidRequest("kind: a message holds no event that this version knows; update this side.")
-        events.append(_FROM_PB[kind](getattr(message, kind)))
+        part = getattr(message, kind)
+        if names is not None and kind != "drain":
+            names.learn(part) if kind == "open" else names.restore(part)
+            if kind in _LAST:
+                names.forget(part.session_id)
+        events.append(_FROM_PB[kind](part))
     return events
 
 
-def verify_request_to_pb(commands: Sequence[VerifierCommand]) -> verifier_pb2.VerifyRequest:
+def verify_request_to_pb(commands: Sequence[VerifierCommand], names: Names | None = None) -> verifier_pb2.VerifyRequest:
     """Towards a verifier."""
-    return verifier_pb2.VerifyRequest(commands=_pack(verifier_pb2.VerifierCommand, commands))
+    return verifier_pb2.VerifyRequest(commands=_pack(verifier_pb2.VerifierCommand, commands, names))
 
 
-def verify_request_from_pb(message: verifier_pb2.VerifyRequest) -> list[VerifierCommand]:
+def verify_request_from_pb(message: verifier_pb2.VerifyRequest, names: Names | None = None) -> list[VerifierCommand]:
     """Raises ``InvalidRequest`` naming the field."""
-    return cast("list[VerifierCommand]", _unpack(message.commands))
+    return cast("list[VerifierCommand]", _unpack(message.commands, names))
 
 
-def verify_response_to_pb(events: Sequence[VerifierEvent]) -> verifier_pb2.VerifyResponse:
+def verify_response_to_pb(events: Sequence[VerifierEvent], names: Names | None = None) -> verifier_pb2.VerifyResponse:
     """From a verifier."""
-    return verifier_pb2.VerifyResponse(events=_pack(verifier_pb2.VerifierEvent, events))
+    return verifier_pb2.VerifyResponse(events=_pack(verifier_pb2.VerifierEvent, events, names))
 
 
-def verify_response_from_pb(message: verifier_pb2.VerifyResponse) -> list[VerifierEvent]:
+def verify_response_from_pb(message: verifier_pb2.VerifyResponse, names: Names | None = None) -> list[VerifierEvent]:
     """Raises ``InvalidRequest`` naming the field."""
-    return cast("list[VerifierEvent]", _unpack(message.events))
+    return cast("list[VerifierEvent]", _unpack(message.events, names))
 
 
-def draft_request_to_pb(commands: Sequence[DrafterCommand]) -> drafter_pb2.DraftRequest:
+def draft_request_to_pb(commands: Sequence[DrafterCommand], names: Names | None = None) -> drafter_pb2.DraftRequest:
     """Towards a drafter."""
-    return drafter_pb2.DraftRequest(commands=_pack(drafter_pb2.DrafterCommand, commands))
+    return drafter_pb2.DraftRequest(commands=_pack(drafter_pb2.DrafterCommand, commands, names))
 
 
-def draft_request_from_pb(message: drafter_pb2.DraftRequest) -> list[DrafterCommand]:
+def draft_request_from_pb(message: drafter_pb2.DraftRequest, names: Names | None = None) -> list[DrafterCommand]:
     """Raises ``InvalidRequest`` naming the field."""
-    return cast("list[DrafterCommand]", _unpack(message.commands))
+    return cast("list[DrafterCommand]", _unpack(message.commands, names))
 
 
-def draft_response_to_pb(events: Sequence[DrafterEvent]) -> drafter_pb2.DraftResponse:
+def draft_response_to_pb(events: Sequence[DrafterEvent], names: Names | None = None) -> drafter_pb2.DraftResponse:
     """From a drafter."""
-    return drafter_pb2.DraftResponse(events=_pack(drafter_pb2.DrafterEvent, events))
+    return drafter_pb2.DraftResponse(events=_pack(drafter_pb2.DrafterEvent, events, names))
 
 
-def draft_response_from_pb(message: drafter_pb2.DraftResponse) -> list[DrafterEvent]:
+def draft_response_from_pb(message: drafter_pb2.DraftResponse, names: Names | None = None) -> list[DrafterEvent]:
     """Raises ``InvalidRequest`` naming the field."""
-    return cast("list[DrafterEvent]", _unpack(message.events))
+    return cast("list[DrafterEvent]", _unpack(message.events, names))

@@ -22,6 +22,7 @@ from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb
 from paceline.wire import codec, frames
 from paceline.wire.channel import connect
 from paceline.wire.errors import from_rpc
+from paceline.wire.names import Names
 from paceline.wire.outbox import Outbox
 
 InfoT = TypeVar("InfoT")
@@ -43,6 +44,7 @@ class _GrpcLink(Generic[InfoT, CommandT, EventT]):
         self._describe_s = describe_s
         self._channel = connect(address)
         self._outbox: Outbox[CommandT] = Outbox(merge_commits=merge_commits)
+        self._names = Names()
         self._is_closed = False
 
     def send(self, command: CommandT) -> None:
@@ -119,11 +121,14 @@ class GrpcVerifierLink(_GrpcLink[VerifierInfo, VerifierCommand, VerifierEvent]):
 
     def events(self) -> AsyncIterator[Sequence[VerifierEvent]]:
         """Batches until the verifier ends the stream; raises ``Unavailable`` when it is lost."""
-        return self._batches(lambda: self._stub.Verify(self._requests()), frames.verify_response_from_pb)
+        return self._batches(lambda: self._stub.Verify(self._requests()), self._events)
+
+    def _events(self, message: verifier_pb2.VerifyResponse) -> Sequence[VerifierEvent]:
+        return frames.verify_response_from_pb(message, self._names)
 
     async def _requests(self) -> AsyncIterator[verifier_pb2.VerifyRequest]:
         async for batch in self._outbox.batches():
-            yield frames.verify_request_to_pb(batch)
+            yield frames.verify_request_to_pb(batch, self._names)
 
 
 class GrpcDrafterLink(_GrpcLink[DrafterInfo, DrafterCommand, DrafterEvent]):
@@ -140,8 +145,11 @@ class GrpcDrafterLink(_GrpcLink[DrafterInfo, DrafterCommand, DrafterEvent]):
 
     def events(self) -> AsyncIterator[Sequence[DrafterEvent]]:
         """Batches until the drafter ends the stream; raises ``Unavailable`` when it is lost."""
-        return self._batches(lambda: self._stub.Draft(self._requests()), frames.draft_response_from_pb)
+        return self._batches(lambda: self._stub.Draft(self._requests()), self._events)
+
+    def _events(self, message: drafter_pb2.DraftResponse) -> Sequence[DrafterEvent]:
+        return frames.draft_response_from_pb(message, self._names)
 
     async def _requests(self) -> AsyncIterator[drafter_pb2.DraftRequest]:
         async for batch in self._outbox.batches():
-            yield frames.draft_request_to_pb(batch)
+            yield frames.draft_request_to_pb(batch, self._names)

@@ -17,6 +17,7 @@ from paceline.client.aio import Client
 from paceline.config.settings import ServerSettings
 from paceline.core.requests import Chunk, Finished, GenerateRequest, Started
 from paceline.core.types import Commit, Draft
+from paceline.speculation.draft_tree import DraftTree
 from paceline.testing.reference import reference as letters
 from paceline.testing.system import LocalSystem, local_system
 from paceline.v1 import coordinator_pb2, coordinator_pb2_grpc, drafter_pb2, tokens_pb2, verifier_pb2
@@ -136,15 +137,21 @@ async def test_every_method_of_a_verifier_refuses_what_is_no_message_while_a_ses
 
 async def test_every_method_of_a_drafter_refuses_what_is_no_message_while_a_session_goes_on() -> None:
     one = spec("s", max_tokens=200)
-    truth = reference(one, 18)
+    truth, tree = reference(one, 18), DraftTree(one.context)
+
+    def fills_the_window(draft: Draft) -> bool:
+        tree.add(draft)
+        return len(tree.path(99)) == 16
+
     async with drafting("grpc") as peer:
         peer.link.send(one)
-        await peer.read(lambda event: len(event.token_ids) == 16)
+        await peer.read(fills_the_window)
         got = await refusals(peer.link.address, methods(drafter_pb2, "DrafterService"))
         peer.link.send(Commit("s", 3, truth[:2]))
-        drafts = await peer.read(lambda event: event.base == 5 and len(event.token_ids) == 16)
+        tree.advance(truth[:2])
+        await peer.read(fills_the_window)
     assert got == dict.fromkeys(["Draft", "DescribeDrafter", "Reload"], INVALID)
-    assert drafts[-1].token_ids == truth[2:]
+    assert tree.path(99).token_ids == truth[2:]
 
 
 async def test_a_peer_that_sends_noise_in_mid_stream_loses_its_own_sessions_only() -> None:

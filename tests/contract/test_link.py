@@ -11,7 +11,8 @@ import pytest
 from support.peers import Peer, drafting, reference, spec, verifying
 
 from paceline.core.errors import Unavailable
-from paceline.core.types import Close, Commit, Credit, Draft, Drain, FinishReason, Refused, Tokens
+from paceline.core.types import Close, Commit, Credit, Draft, Drain, FinishReason, Refused, SessionSpec, Tokens
+from paceline.speculation.draft_tree import DraftTree
 
 
 @pytest.fixture(params=["memory", "grpc"])
@@ -149,53 +150,72 @@ async def test_a_verifier_that_drains_says_so_and_takes_no_more(way: str) -> Non
     assert (refusal.session, refusal.code, refusal.retryable) == ("new", "UNAVAILABLE", True)
 
 
-def full(session: str, start: int, window: int = 16) -> Any:
-    """A draft that fills its window."""
-    return lambda event: event.session == session and event.base == start and len(event.token_ids) == window
+class Heard:
+    """What a verifier makes of a session's drafts."""
+
+    def __init__(self, session: SessionSpec) -> None:
+        self._session = session.session
+        self._tree = DraftTree(session.context)
+
+    def commit(self, *tokens: int) -> None:
+        self._tree.advance(tokens)
+
+    def is_full(self, event: Any) -> bool:
+        """Whether the window is full once it has heard this too."""
+        if event.session == self._session:
+            self._tree.add(event)
+        return len(self.path) == 16
+
+    @property
+    def path(self) -> Tokens:
+        return self._tree.path(99).token_ids
 
 
 async def test_a_drafter_runs_ahead_to_the_end_of_its_window(way: str) -> None:
     one = spec("s", max_tokens=100)
+    heard = Heard(one)
     async with drafting(way) as peer:
         peer.link.send(one)
-        drafts = await peer.read(full("s", 3))
-    assert drafts[-1].token_ids == reference(one, 16)
-    assert all(draft.token_ids == reference(one, 16)[: len(draft.token_ids)] for draft in drafts)
+        await peer.read(heard.is_full)
+    assert heard.path == reference(one, 16)
 
 
 async def test_a_commit_that_agrees_moves_the_window_on(way: str) -> None:
     one = spec("s", max_tokens=100)
-    truth = reference(one, 24)
+    truth, heard = reference(one, 24), Heard(one)
     async with drafting(way) as peer:
         peer.link.send(one)
-        await peer.read(full("s", 3))
+        await peer.read(heard.is_full)
         peer.link.send(Commit("s", 3, truth[:3]))
         peer.link.send(Commit("s", 6, truth[3:8]))
-        drafts = await peer.read(full("s", 11))
-    assert drafts[-1].token_ids == truth[8:24]
+        heard.commit(*truth[:8])
+        await peer.read(heard.is_full)
+    assert heard.path == truth[8:24]
 
 
 async def test_a_commit_that_disagrees_turns_the_drafter_round(way: str) -> None:
     one = spec("s", max_tokens=100)
-    other = (reference(one, 1)[0] + 1) % 1000
+    other, heard = (reference(one, 1)[0] + 1) % 1000, Heard(one)
     async with drafting(way) as peer:
         peer.link.send(one)
-        await peer.read(full("s", 3))
+        await peer.read(heard.is_full)
         peer.link.send(Commit("s", 3, (other,)))
-        drafts = await peer.read(full("s", 4))
-    turned = spec("s", (1, 2, 3, other), prompt_length=3)
-    assert drafts[-1].token_ids == reference(turned, 16)
+        heard.commit(other)
+        await peer.read(heard.is_full)
+    assert heard.path == reference(spec("s", (1, 2, 3, other), prompt_length=3), 16)
 
 
 async def test_a_drafter_forgets_a_closed_session_and_serves_the_others(way: str) -> None:
+    other, again = spec("s", (4, 5), max_tokens=100), spec("gone", (9,), max_tokens=100)
+    heard = Heard(again)
     async with drafting(way) as peer:
         peer.link.send(spec("gone", max_tokens=100))
-        peer.link.send(spec("s", (4, 5), max_tokens=100))
-        await peer.read(full("s", 2))
+        peer.link.send(other)
+        await peer.read(Heard(other).is_full)
         peer.link.send(Close("gone"))
-        peer.link.send(spec("gone", (9,), max_tokens=100))
-        drafts = of("gone", await peer.read(full("gone", 1)))
-    assert drafts[-1].token_ids == reference(spec("gone", (9,)), 16)
+        peer.link.send(again)
+        await peer.read(heard.is_full)
+    assert heard.path == reference(again, 16)
 
 
 async def relay(verifier: Peer, drafter: Peer, session: str) -> list[Commit]:

@@ -27,6 +27,7 @@ from paceline.core.types import (
     Drain,
     FeatureFrame,
     FinishReason,
+    Graft,
     KvFrame,
     KvShape,
     Needs,
@@ -39,22 +40,23 @@ from paceline.core.types import (
     StepTimings,
     StopRules,
     Tap,
+    Tokens,
     TraceContext,
     VerifierInfo,
 )
 from paceline.telemetry.spans import SpanRecord
+from paceline.wire.drafts import CHANCES
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 floats = st.floats(allow_nan=False)
-confidence = st.floats(allow_nan=False, width=32)
-"""Travels in 32 bits."""
+confidence = st.sampled_from(CHANCES[1:])
+"""Travels in a byte."""
 seconds = st.integers(0, 2**50).map(lambda nanos: nanos / 1e9)
 """Whole nanoseconds, up to thirteen days."""
 text = st.text(max_size=12)
 tokens = st.lists(u32, max_size=6).map(tuple)
 context = tokens | st.integers(0, 2**32 - 1).map(lambda token: (token,) * 3000)
-confidences = st.lists(confidence, max_size=4).map(tuple)
 session = st.text(min_size=1, max_size=64)
 
 
@@ -97,15 +99,31 @@ spec = st.builds(
     trace=trace,
     deadline_s=seconds,
 )
-branch = st.builds(Branch, parent=u32, position=u32, token_ids=tokens, confidences=confidences)
-draft = st.builds(
-    Draft,
-    session,
-    base=u32,
-    token_ids=tokens,
-    confidences=confidences,
-    branches=st.lists(branch, max_size=3).map(tuple),
-)
+
+
+@st.composite
+def guesses(draw: st.DrawFn) -> tuple[Tokens, tuple[float, ...]]:
+    """Tokens, with a confidence each or without any."""
+    found = draw(tokens)
+    return found, tuple(draw(confidence) for _ in found) if draw(st.booleans()) else ()
+
+
+@st.composite
+def drafts(draw: st.DrawFn) -> Draft:
+    """With branches that begin at its base or later."""
+    base = draw(st.integers(0, 2**31))
+    branches = draw(st.lists(st.tuples(u32, st.integers(0, 2**31), guesses()), max_size=3))
+    grafts = draw(st.lists(st.tuples(st.integers(0, 2**16 - 1), guesses()), max_size=3))
+    return Draft(
+        draw(session),
+        base,
+        *draw(guesses()),
+        branches=tuple(Branch(parent, base + offset, *guess) for parent, offset, guess in branches),
+        grafts=tuple(Graft(after, *guess) for after, guess in grafts),
+    )
+
+
+draft = drafts()
 
 
 @st.composite

@@ -12,8 +12,9 @@ from coordinator.requests import Admitted, admit
 from coordinator.verdicts import SessionVerdicts
 from paceline.config.settings import CoordinatorSettings, DrafterSettings
 from paceline.core.requests import GenerateRequest
-from paceline.core.types import Commit, Draft, Profile, SamplingParams, Tokens, VerifierInfo
+from paceline.core.types import Commit, Draft, Graft, Profile, SamplingParams, Tokens, VerifierInfo
 from paceline.core.verdicts import Origin, Verdict
+from paceline.speculation.draft_tree import key_of
 from paceline.telemetry.verdicts import log_files
 from paceline.testing.reference import SYNTHETIC, reference
 from paceline.testing.system import drafter, local_system
@@ -156,11 +157,13 @@ def test_a_log_that_switched_itself_off_is_told_nothing_more() -> None:
         (Draft("s", 5, ()), ()),
         (Draft("s", 0, (1, 2)), ()),
         (Draft("s", 9, (1, 2)), ()),
+        (Draft("s", 3, (4, 5, 6), grafts=(Graft(key_of((4, 5, 6)), (7, 8)),)), (6, 7, 8)),
     ],
 )
 def test_of_a_late_draft_only_what_still_agrees_counts_as_a_guess(draft: Draft, guessed: Tokens) -> None:
     sink = Sink()
     verdicts = SessionVerdicts(sink, admitted())
+    verdicts.committed(Commit("s", 3, (4, 5)), [])
     verdicts.drafted(draft, "someone")
     verdicts.committed(Commit("s", 5, (6,), drafted=1, accepted=1), [4, 5])
-    assert (sink.kept[0].draft, sink.kept[0].source) == (guessed, "someone")
+    assert (sink.kept[1].draft, sink.kept[1].source) == (guessed, "someone")

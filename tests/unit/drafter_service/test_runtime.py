@@ -22,14 +22,17 @@ from paceline.core.types import (
     Draft,
     DraftJob,
     Drain,
+    Graft,
     Guess,
     Refused,
     SamplingParams,
     SessionSpec,
     StopRules,
+    Tokens,
 )
 from paceline.drafters.random import RandomDrafter
 from paceline.drafters.synthetic import SyntheticDrafter
+from paceline.speculation.draft_tree import key_of
 from paceline.telemetry.metrics import DrafterMetrics
 from paceline.telemetry.spans import Tracer
 from paceline.testing.clock import LoopClock
@@ -91,6 +94,11 @@ async def silent(peer: DrafterPeer, kind: type[object] = object) -> bool:
     return not listening.done()
 
 
+def more(base: int, known: Tokens, new: Tokens) -> Draft:
+    """Only what is new of a path."""
+    return Draft("s", base, (), grafts=(Graft(key_of(known), new, (1.0,) * len(new)),))
+
+
 async def test_it_runs_ahead_as_far_as_its_window_and_no_further() -> None:
     async with serving() as (_, peer):
         peer.say(SPEC)
@@ -105,8 +113,7 @@ async def test_a_commit_that_agrees_moves_the_window_on() -> None:
         peer.say(SPEC)
         await peer.hear(Draft)
         peer.say(Commit("s", 3, WHOLE[:4]))
-        draft = await peer.hear(Draft)
-        assert (draft.base, draft.token_ids) == (7, WHOLE[4:10])
+        assert await peer.hear(Draft) == more(7, WHOLE[4:6], WHOLE[6:10])
 
 
 async def test_a_commit_that_disagrees_starts_the_path_anew() -> None:
@@ -160,7 +167,7 @@ async def test_nothing_is_drafted_beyond_the_credit() -> None:
         assert (await peer.hear(Draft)).token_ids == WHOLE[:2]
         assert await silent(peer)
         peer.say(Credit("s", 7))
-        assert (await peer.hear(Draft)).token_ids == WHOLE[:4]
+        assert await peer.hear(Draft) == more(3, WHOLE[:2], WHOLE[2:4])
 
 
 async def test_nothing_is_drafted_beyond_the_end() -> None:
@@ -281,7 +288,7 @@ async def test_sessions_of_a_peer_that_leaves_are_closed_and_others_go_on() -> N
         peer.say(Commit("s", 3, WHOLE[:4]))
         while (draft := await peer.hear(Draft)).base != 7:
             pass
-        assert draft.token_ids == WHOLE[4:10]
+        assert draft == more(7, WHOLE[4:6], WHOLE[6:10])
 
 
 async def test_a_draining_drafter_goes_on_with_what_it_has_and_takes_nothing_new() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.core.errors import InvalidRequest
-from paceline.core.types import Branch, Draft
-from paceline.speculation.draft_tree import MAX_NODES, TAIL, DraftTree, Other, Path, check_draft
+from paceline.core.types import Branch, Draft, Graft
+from paceline.speculation.draft_tree import KEYS, MAX_NODES, TAIL, DraftTree, Other, Path, check_draft, key_of
 
 PROMPT = (1, 2, 3)
 
@@ -256,3 +256,82 @@ def test_few_stand_beside_a_place_however_many_there_are() -> None:
 )
 def test_what_is_right_of_a_path_ends_with_its_first_error(tokens: tuple[int, ...], count: int) -> None:
     assert Path((4, 5, 6), (None,) * 3).count_right(tokens) == count
+
+
+def grafted(base: int, *grafts: Graft) -> Draft:
+    return Draft("s", base, (), grafts=grafts)
+
+
+def hang(*before: int, on: tuple[int, ...]) -> Graft:
+    return Graft(key_of(before), on)
+
+
+def test_a_graft_goes_on_where_an_earlier_draft_ended_or_forked() -> None:
+    tree = DraftTree(PROMPT)
+    tree.add(draft(3, 4, 5, branches=(Branch(0, 3, (8,)),)))
+    assert tree.add(grafted(3, hang(4, 5, on=(6, 7)), hang(8, on=(9,)), hang(4, on=(1, 2)))) == 5
+    assert tree.path(9).token_ids == (4, 5, 6, 7)
+    for said, expected in {(4, 5): (6, 7), (8,): (9,), (4, 1): (2,)}.items():
+        other = DraftTree(PROMPT)
+        other.add(draft(3, 4, 5, branches=(Branch(0, 3, (8,)),)))
+        other.add(grafted(3, hang(4, 5, on=(6, 7)), hang(8, on=(9,)), hang(4, on=(1, 2))))
+        other.advance(said)
+        assert other.path(9).token_ids == expected
+
+
+def test_a_graft_hangs_on_a_graft_before_it_in_the_same_draft() -> None:
+    tree = DraftTree(PROMPT)
+    assert tree.add(grafted(3, hang(on=(4,)), hang(4, on=(5,)), hang(4, 5, on=(6,)))) == 3
+    assert tree.path(9).token_ids == (4, 5, 6)
+
+
+def test_a_graft_whose_place_is_not_known_is_dropped() -> None:
+    tree = DraftTree(PROMPT)
+    assert tree.add(grafted(3, hang(4, 5, on=(6, 7)))) == 0
+    tree.add(draft(3, 4, 5))
+    assert tree.add(grafted(2, hang(4, 5, on=(6, 7)))) == 0
+    assert tree.add(grafted(9, hang(on=(6, 7)))) == 0
+    assert tree.path(9).token_ids == (4, 5)
+
+
+def test_a_late_graft_is_used_where_it_agrees_with_what_was_committed_meanwhile() -> None:
+    tree = DraftTree(PROMPT)
+    tree.add(draft(3, 4, 5, 6))
+    tree.advance((4, 5))
+    late = (hang(4, 5, 6, on=(7,)), hang(4, on=(5, 9)), hang(on=(4, 5, 8)), hang(4, on=(1, 2)), hang(on=(4,)))
+    assert tree.add(grafted(3, *late)) == 3
+    assert tree.path(9).token_ids == (6, 7)
+    assert [(other.index, other.token) for other in tree.path(9).others] == [(0, 9), (0, 8)]
+
+
+def test_a_graft_beside_a_path_leaves_the_path_the_favourite_and_a_whole_path_takes_its_place() -> None:
+    tree = DraftTree(PROMPT)
+    tree.add(draft(3, 4, 5))
+    tree.add(grafted(3, hang(on=(8, 9))))
+    assert tree.path(9).token_ids == (4, 5)
+    tree.add(draft(3, 8))
+    assert tree.path(9).token_ids == (8, 9)
+
+
+few_tokens = st.lists(st.integers(0, 3), max_size=5).map(tuple)
+
+
+@given(st.lists(st.tuples(few_tokens, few_tokens), max_size=8))
+def test_whatever_is_grafted_the_tree_counts_what_it_holds(
+    parts: list[tuple[tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    tree = DraftTree(PROMPT)
+    num_new = sum(tree.add(grafted(3, hang(*before, on=on))) for before, on in parts)
+    assert tree.num_nodes == num_new <= MAX_NODES
+
+
+@pytest.mark.parametrize("after", [-1, KEYS])
+def test_a_key_that_no_place_has_is_refused(after: int) -> None:
+    with pytest.raises(InvalidRequest, match="no key of a place"):
+        check_draft(grafted(3, Graft(after, (1,))), 10)
+
+
+def test_grafts_are_held_to_the_same_rules_as_paths() -> None:
+    for graft, reason in ((Graft(0, (10,)), "outside the vocabulary"), (Graft(0, (1,), (0.5, 0.5)), "2 for 1 tokens")):
+        with pytest.raises(InvalidRequest, match=reason):
+            check_draft(grafted(3, graft), 10)

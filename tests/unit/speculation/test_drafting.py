@@ -16,6 +16,7 @@ from paceline.core.types import (
     Credit,
     Draft,
     FeatureFrame,
+    Graft,
     Guess,
     KvFrame,
     KvShape,
@@ -27,6 +28,7 @@ from paceline.core.types import (
     StopRules,
     Tokens,
 )
+from paceline.speculation.draft_tree import key_of
 from paceline.speculation.drafting import DraftingSession
 
 SPEC = SessionSpec("s", (1, 2, 3), 3, SamplingParams(), StopRules(100), window=6)
@@ -52,8 +54,7 @@ def test_it_guesses_ahead_until_its_window_is_full() -> None:
     assert job is not None
     assert (job.context, job.max_tokens) == ((1, 2, 3, 4, 5, 6, 7), 2)
     draft = one.extend(job, Guess("s", (8, 9)))
-    assert draft is not None
-    assert draft.token_ids == (4, 5, 6, 7, 8, 9)
+    assert draft == Draft("s", 3, (), grafts=(Graft(key_of((4, 5, 6, 7)), (8, 9), (0.5, 0.5)),))
     assert one.job(4) is None
 
 
@@ -252,13 +253,38 @@ def test_a_session_that_wants_no_alternatives_gets_none() -> None:
     assert branching(one, (4, 5), branch(3, 7)).branches == ()
 
 
-def test_branches_are_kept_while_the_path_goes_on_and_their_place_is_open() -> None:
+def test_branches_are_sent_once_while_the_path_goes_on_and_their_place_is_open() -> None:
     one = session(8)
     branching(one, (4, 5, 6), branch(3, 9), branch(4, 8), branch(5, 7))
     one.commit(commit(3, 4))
     found = branching(one, (1, 2), branch(7, 3))
-    assert (found.base, found.token_ids) == (4, (5, 6, 1, 2))
-    assert found.branches == (branch(4, 8), branch(5, 7), branch(7, 3))
+    assert (found.base, found.token_ids, found.branches) == (4, (), ())
+    assert found.grafts == (
+        Graft(key_of((5, 6)), (1, 2), (0.5, 0.5)),
+        Graft(key_of((5, 6, 1)), (3,), (0.5,)),
+    )
+
+
+def test_a_verifier_that_checks_nothing_of_what_was_sent_is_told_again_ever_more_rarely() -> None:
+    one, told = session(), []
+    one.extend(one.job(6), Guess("s", (4, 5, 6, 7, 8, 9)))  # type: ignore[arg-type]
+    for index in range(16):
+        one.commit(commit(3 + index, 4 + index))
+        draft = one.extend(one.job(1), Guess("s", (10 + index,)))  # type: ignore[arg-type]
+        assert draft is not None
+        told += [index + 1] if draft.token_ids else []
+        assert (draft.token_ids or draft.grafts[0].token_ids)[-1] == 10 + index
+    assert told == [2, 4, 8, 16]
+
+
+def test_a_verifier_that_checks_what_was_sent_is_told_nothing_twice() -> None:
+    one = session()
+    one.extend(one.job(6), Guess("s", (4, 5, 6, 7, 8, 9)))  # type: ignore[arg-type]
+    for index in range(8):
+        one.commit(replace(commit(3 + index, 4 + index), drafted=index % 2))
+        draft = one.extend(one.job(1), Guess("s", (10 + index,)))  # type: ignore[arg-type]
+        assert draft is not None
+        assert draft.token_ids == ()
 
 
 def test_a_correction_drops_the_branches_with_the_path() -> None:

@@ -174,8 +174,7 @@ class World:
         if draft is not None:
             assert draft.base == self.drafter.position
             assert len(draft.token_ids) <= self.drafter.num_pending <= self.spec.window
-            if self.spec.pace is not Pace.LOOKAHEAD:
-                assert len(draft.token_ids) == self.drafter.num_pending
+            assert all(len(graft.token_ids) <= self.spec.window for graft in draft.grafts)
             assert draft.base + len(draft.token_ids) < self.spec.prompt_length + self.spec.stops.max_tokens
             self.drafts.append(draft)
 

@@ -11,6 +11,7 @@ from paceline.core.types import (
     Commit,
     Draft,
     DraftJob,
+    Graft,
     Guess,
     Pace,
     SamplingParams,
@@ -18,7 +19,7 @@ from paceline.core.types import (
     StopRules,
     Tokens,
 )
-from paceline.speculation.draft_tree import DraftTree
+from paceline.speculation.draft_tree import DraftTree, key_of
 from paceline.speculation.drafting import DraftingSession
 from paceline.speculation.lookahead import GuessTree, best_block, choose_ends, join
 
@@ -72,24 +73,42 @@ def test_outcomes_beyond_the_window_and_hardly_likely_ones_are_left_alone() -> N
     assert [end.tail for end in one.open_ends()] == [(40,)]
 
 
-def test_what_follows_an_alternative_is_sent_as_a_branch_and_the_path_only_as_far_as_that_needs_it() -> None:
-    one = begun()
-    draft = tell(one, (4, 50), (7, 8))
-    assert (draft.base, draft.token_ids) == (3, (4, 5))
-    assert draft.branches == (Branch(0, 4, (50, 7, 8), (0.1, 0.8, 0.8)),)
+def graft(before: Tokens, *token_ids: int, first: float = 0.8) -> Graft:
+    return Graft(key_of(before), token_ids, (first, *(0.8,) * (len(token_ids) - 1)))
+
+
+def only(*grafts: Graft, base: int = 3) -> Draft:
+    return Draft("s", base, (), grafts=grafts)
+
+
+def test_what_follows_an_alternative_is_sent_alone_and_says_where_it_hangs() -> None:
+    assert tell(begun(), (4, 50), (7, 8)) == only(graft((4, 50), 7, 8))
 
 
 def test_everything_is_sent_once() -> None:
     one = begun()
     tell(one, (4, 50), (7, 8))
-    draft = tell(one, (4, 5, 6), (9,))
-    assert (draft.token_ids, draft.branches) == ((4, 5, 6, 9), ())
+    assert tell(one, (4, 5, 6), (9,)) == only(graft((4, 5, 6), 9))
 
 
-def test_alternatives_behind_an_alternative_are_branches_of_its_branch() -> None:
+def test_alternatives_behind_an_alternative_are_sent_with_what_they_are_alternatives_to() -> None:
+    draft = tell(begun(), (40,), (7, 8), other(5, 80, 0.2))
+    assert draft == only(graft((40,), 7, 8), graft((40, 7), 80, first=0.2))
+
+
+def test_what_is_hardly_likely_is_sent_when_it_has_become_likelier() -> None:
+    one = session()
+    begun = tell(one, (), (4, 5, 6, 7), other(3, 40), other(6, 70, 0.008))
+    assert begun.branches == (other(3, 40),)
+    one.commit(Commit("s", 3, (4, 5), drafted=2, accepted=2))
+    assert tell(one, (6, 7), (8,)) == only(graft((6, 7), 8), graft((6,), 70, first=0.008), base=5)
+
+
+def test_after_a_loss_all_is_sent_again() -> None:
     one = begun()
-    draft = tell(one, (40,), (7, 8), other(5, 80, 0.2))
-    assert draft.branches == (Branch(0, 3, (40, 7, 8), (0.1, 0.8, 0.8)), Branch(1, 5, (80,), (0.2,)))
+    for token in (4, 5):
+        one.commit(Commit("s", one.position, (token,)))
+    assert tell(one, (6,), (7,)).token_ids == (6, 7)
 
 
 def test_a_verifier_that_gets_all_drafts_has_a_guess_behind_every_outcome_that_was_gone_on_from() -> None:
@@ -122,8 +141,7 @@ def test_a_foreseen_correction_is_gone_on_from() -> None:
     one.commit(Commit("s", 3, (4, 50)))
     assert one.path == (7, 8)
     assert [end.tail for end in one.open_ends()] == [(7, 8), (70,)]
-    draft = tell(one, (7, 8), (9,))
-    assert (draft.base, draft.token_ids) == (5, (7, 8, 9))
+    assert tell(one, (7, 8), (9,)) == only(graft((7, 8), 9), base=5)
 
 
 def test_a_correction_that_nobody_foresaw_begins_anew() -> None:
@@ -136,10 +154,8 @@ def test_a_correction_that_nobody_foresaw_begins_anew() -> None:
 def test_answers_of_one_call_make_one_draft() -> None:
     one = begun()
     jobs = [ask(one, 4, 5, 6), ask(one, 40)]
-    draft = one.extend_all([(jobs[0], Guess("s", (7,))), (jobs[1], Guess("s", (8,)))])
-    assert draft is not None
-    assert draft.token_ids == (4, 5, 6, 7)
-    assert [branch.token_ids for branch in draft.branches] == [(40, 8)]
+    answers = [(jobs[0], Guess("s", (7,), (0.8,))), (jobs[1], Guess("s", (8,), (0.8,)))]
+    assert one.extend_all(answers) == only(graft((4, 5, 6), 7), graft((40,), 8))
 
 
 def test_an_outcome_that_nothing_comes_to_mind_after_is_not_asked_for_again() -> None:
@@ -193,15 +209,13 @@ def test_other_outcomes_are_gone_on_from_as_long_as_they_make_a_call_worth_more(
 PATH = Draft("s", 3, (4, 5), (0.8, 0.8), (Branch(0, 3, (7,), (0.1,)), Branch(1, 4, (8,), (0.1,))))
 
 
-def test_two_drafts_of_one_path_become_one_with_the_branches_of_both() -> None:
-    newer = Draft("s", 3, (4,), (0.8,), (Branch(0, 3, (9,), (0.1,)), Branch(1, 4, (10,), (0.1,))))
-    both = join(PATH, newer)
-    assert (both.token_ids, both.confidences) == ((4, 5), (0.8, 0.8))
-    assert both.branches == (*PATH.branches, Branch(0, 3, (9,), (0.1,)), Branch(3, 4, (10,), (0.1,)))
-    assert join(PATH, PATH) == PATH
-    assert join(newer, replace(PATH, branches=())).token_ids == (4, 5)
+def test_a_draft_and_what_hangs_on_it_become_one() -> None:
+    first, second = graft((4, 5), 6), graft((4, 5, 6), 9)
+    both = join(join(PATH, only(first)), only(second))
+    assert both == replace(PATH, grafts=(first, second))
+    assert join(only(first), only(second)) == only(first, second)
 
 
 def test_a_draft_of_another_path_or_another_commit_replaces_the_waiting_one() -> None:
-    for newer in (replace(PATH, token_ids=(6, 5)), replace(PATH, base=4), Draft("s", 3, ())):
+    for newer in (PATH, replace(PATH, token_ids=(6, 5)), only(graft((4,), 5), base=4), Draft("s", 3, ())):
         assert join(PATH, newer) == newer
