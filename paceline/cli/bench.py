@@ -40,6 +40,7 @@ def bench(
     modes: str = typer.Option("plain,pipeline", help=f"Of {', '.join(MODES)}, draft lengths; the first is the base."),
     drafter: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     model: str = typer.Option(PACKAGED, help="Of a stack that is started here, and of mode transformers."),
+    quantize: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     link: str = typer.Option("", help="As for paceline up, of a stack that is started here."),
     limit: int = typer.Option(0, min=0, help="Only this many prompts, spread over the file."),
     max_tokens: int = typer.Option(128, min=1, help="Output tokens per prompt."),
@@ -62,7 +63,9 @@ def bench(
         law = SamplingParams(temperature=temperature, top_p=top_p)
         request = GenerateRequest("", sampling=law, seed=seed, max_tokens=max_tokens)
         resident = (drafter or AUTO) if COLOCATED in chosen else None
-        options = StackOptions(verifier_model=model, drafter=drafter, resident=resident, link=link, port=0)
+        options = StackOptions(
+            verifier_model=model, drafter=drafter, resident=resident, quantize=quantize, link=link, port=0
+        )
         async with connected(target, options) as client:
             asking = Asking(request, (await client.describe()).has_chat_template)
             runners = await make_runners(chosen, client, asking, model)

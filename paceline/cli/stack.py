@@ -37,6 +37,8 @@ class StackOptions:
     num_verifiers: int = 1
     num_drafters: int | None = None
     """None: one if ``drafter`` names one, or none guesses inside the verifiers."""
+    quantize: str = ""
+    """int8: the target's weights with 8 bits."""
     link: str = ""
     """Emulated network to the pool of drafters, which there is then."""
     port: int = 50051
@@ -152,6 +154,7 @@ def _pool_programs(options: StackOptions, say: Say) -> list[Program]:
         METRICS,
         f"backend={options.backend}",
         f"model={options.verifier_model}",
+        f"quantize={options.quantize}",
         f"resident={options.resident}",
         f"resident_model={options.resident_model}",
     )

@@ -76,6 +76,9 @@ class VerifierSettings:
     """Directory, GGUF file, hub name, or ``smollm2`` or ``gemma3`` from their packages."""
     dtype: str = "auto"
     """bfloat16, float32 or auto (bfloat16 where the processor has it)."""
+    quantize: str = ""
+    """int8: linear layers with weights and activations of 8 bits, on a processor; half of the memory to read, and other
+    logits than those of the model's own weights. Empty for none. All verifiers of a pool must agree."""
     threads: int = 0
     """Compute threads; 0 uses all cores."""
     max_sessions: int = 16
@@ -114,6 +117,9 @@ class DrafterSettings:
     """For ``random``: ids are below this."""
     dtype: str = "auto"
     """As the verifier's."""
+    quantize: str = "int8"
+    """For ``mtp`` and ``medusa``: int8 for weights of 8 bits, empty for those that were trained. Guesses may differ,
+    never the text."""
     threads: int = 1
     """Compute threads; few, because drafters often share a machine with a verifier."""
     max_sessions: int = 64

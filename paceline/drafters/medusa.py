@@ -33,6 +33,7 @@ from paceline.drafters.trimmed import TrimmedSampler
 from paceline.models.footprint import tensor_bytes, weights_bytes
 from paceline.models.frames import rows_of
 from paceline.models.loading import choose_dtype
+from paceline.models.packed import is_quantized
 from paceline.models.threads import use_threads
 
 
@@ -61,7 +62,8 @@ class MedusaDrafter:
     def __init__(self, trained: TrainedDrafter, settings: DrafterSettings) -> None:
         about = trained.about
         with torch.inference_mode():
-            self._network = PackedMedusa(network_from(trained), choose_dtype(settings.dtype))
+            quantized = is_quantized(settings.quantize)
+            self._network = PackedMedusa(network_from(trained), choose_dtype(settings.dtype), quantized=quantized)
         self._threads = settings.threads
         self._block = choose_block(about.block, settings.block)
         self._lexicon = Lexicon(trained)

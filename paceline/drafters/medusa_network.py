@@ -61,12 +61,12 @@ class MedusaNetwork(RowNetwork):
 class PackedMedusa(PackedRows):
     """Takes the parts of a ``MedusaNetwork`` over."""
 
-    def __init__(self, network: MedusaNetwork, dtype: torch.dtype) -> None:
-        super().__init__(network, dtype)
+    def __init__(self, network: MedusaNetwork, dtype: torch.dtype, *, quantized: bool = False) -> None:
+        super().__init__(network, dtype, quantized=quantized)
         self._row_norm = self._weight(network.row_norm)
         self._heads = [(self._pack(head.up), self._pack(head.down)) for head in network.heads]
 
     def states(self, rows: torch.Tensor, place: int) -> torch.Tensor:
         """As ``MedusaNetwork.states``."""
         up, down = self._heads[place]
-        return rows + down(F.silu(up(self._normed(self._row_norm, rows))))
+        return rows + down(F.silu(up(self.normed(self._row_norm, rows))))

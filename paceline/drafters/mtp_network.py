@@ -72,11 +72,16 @@ class Attention(nn.Module):
 def rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Rotary embedding (Su et al., 2021) of x [..., rows, size] at positions [..., rows]."""
     half = x.shape[-1] // 2
-    rates = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = positions[..., None].float() * rates
+    angles = positions[..., None].float() * rates(x.shape[-1]).to(x.device)
     cosine, sine = angles.cos(), angles.sin()
     a, b = x[..., :half].float(), x[..., half:].float()
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1).to(x.dtype)
+
+
+def rates(size: int) -> torch.Tensor:
+    """[size / 2] by which the angles of a head's dimensions grow from one position to the next."""
+    half = size // 2
+    return torch.as_tensor(10_000.0 ** (-torch.arange(half, dtype=torch.float32) / half))
 
 
 class Gated(nn.Module):

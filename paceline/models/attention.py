@@ -188,7 +188,7 @@ def store_kv(k, v, places, caches):
 
 
 @njit(**ROW)
-def _rotate(row, cosine, sine, out):
+def rotate(row, cosine, sine, out):
     """Rotary embedding of a head [d], rounded where ``transformers`` rounds."""
     half = row.shape[0] // 2
     low, high, low_out, high_out = row[:half], row[half:], out[:half], out[half:]
@@ -214,10 +214,10 @@ def rope_and_store(parts, qkv, angles, places, caches, q):
         for r in range(num_rows * part // parts, num_rows * (part + 1) // parts):
             slot, position, row = slots[r], positions[r], qkv[r]
             for h in range(heads):
-                _rotate(row[h * d : (h + 1) * d], cosine[r], sine[r], q[r, h])
+                rotate(row[h * d : (h + 1) * d], cosine[r], sine[r], q[r, h])
             for h in range(kv):
                 own_keys, own_values = keys[slot, h], values[slot, h]
-                _rotate(row[(heads + h) * d : (heads + h + 1) * d], cosine[r], sine[r], rotated)
+                rotate(row[(heads + h) * d : (heads + h + 1) * d], cosine[r], sine[r], rotated)
                 value = row[(heads + kv + h) * d : (heads + kv + h + 1) * d]
                 for i in range(d):
                     put_key(own_keys, position, i, rotated[i])

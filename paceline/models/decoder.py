@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from paceline.models.attend import Indices, Turn
 from paceline.models.attention import attention, rope_and_store
 from paceline.models.kernels import rms_norm
-from paceline.models.linear import SHARED, add_product, gated_product, multiply
+from paceline.models.linear import SHARED, add_product, gated_product, layer_of, multiply
+from paceline.models.packed import Tiles
 from paceline.models.views import Bits
 
 
@@ -19,14 +20,14 @@ class Stack(NamedTuple):
     """The weights of all layers, each array with the layers first; products as tiles and biases."""
 
     attention_norm: Bits
-    qkv: Bits
+    qkv: Tiles
     qkv_bias: Bits
-    out: Bits
+    out: Tiles
     out_bias: Bits
     mlp_norm: Bits
-    gate_up: Bits
+    gate_up: Tiles
     gate_up_bias: Bits
-    down: Bits
+    down: Tiles
     down_bias: Bits
 
 
@@ -75,15 +76,15 @@ def run_layers(parts, x, model, step, buffers, tapped):
     for layer in range(keys.shape[0]):
         cache = (keys[layer], values[layer])
         norm_rows(parts, x, stack.attention_norm[layer], eps, buffers.normed)
-        multiply(parts, buffers.normed, stack.qkv[layer], stack.qkv_bias[layer], buffers.qkv)
+        multiply(parts, buffers.normed, layer_of(stack.qkv, layer), stack.qkv_bias[layer], buffers.qkv)
         rope_and_store(parts, buffers.qkv, step.angles, step.homes, cache, buffers.q)
         attention(parts, buffers.q[:count], cache, own, options, buffers.mixed[:count])
         if guests[0][0].shape[0]:
             attention(parts, buffers.q[count:], cache, guests, options, buffers.mixed[count:])
-        add_product(parts, buffers.mixed, stack.out[layer], stack.out_bias[layer], x)
+        add_product(parts, buffers.mixed, layer_of(stack.out, layer), stack.out_bias[layer], x)
         norm_rows(parts, x, stack.mlp_norm[layer], eps, buffers.normed)
-        gated_product(parts, buffers.normed, stack.gate_up[layer], stack.gate_up_bias[layer], buffers.gated)
-        add_product(parts, buffers.gated, stack.down[layer], stack.down_bias[layer], x)
+        gated_product(parts, buffers.normed, layer_of(stack.gate_up, layer), stack.gate_up_bias[layer], buffers.gated)
+        add_product(parts, buffers.gated, layer_of(stack.down, layer), stack.down_bias[layer], x)
         for tap in range(step.taps.shape[0]):
             if step.taps[tap] == layer + 1:
                 tapped[tap] = x

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 
 from paceline.models.attend import FULL, KeyValues, allocate
 from paceline.models.decoder import Buffers, Stack, Step, norm_rows, run_layers
-from paceline.models.linear import HALF
-from paceline.models.packed import PackedLinear, tiled, wide
+from paceline.models.packed import PackedLinear, Tiles, interleaved, plan_of, tiled, wide
+from paceline.models.quantized import ByteTiles, byte_tiles
 from paceline.models.rows import LAST, Output, Rows
-from paceline.models.tiles import PLAN
 from paceline.models.views import Bits, as_array
 
 LAYER_CLASSES = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
@@ -61,23 +61,25 @@ def _is_known(layer: Any) -> bool:  # noqa: ANN401
 class FusedForward:
     """Holds packed copies of the weights; the model it came from is not needed any more."""
 
-    kernel_plan = f"fused-{transformers.__version__}+{PLAN}"
-    """The rotary angles are the library's."""
-
-    def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, num_slots: int, capacity: int, *, quantized: bool = False) -> None:  # noqa: ANN401
         config, decoder = model.config, model.model
+        self.kernel_plan = f"fused-{transformers.__version__}+{plan_of(quantized=quantized)}"  # the angles are theirs
         attention = decoder.layers[0].self_attn
         self._heads, self._d = config.num_attention_heads, attention.head_dim
         self._numbers = (np.float32(config.rms_norm_eps), np.float32(attention.scaling))
         self._embedding = decoder.embed_tokens.weight.detach()
         self._norm = as_array(decoder.norm.weight.detach())
-        self._head = PackedLinear(model.lm_head.weight, model.lm_head.bias)
+        self._head = PackedLinear(model.lm_head.weight, model.lm_head.bias, quantized=quantized)
         self._angles = _angles(decoder.rotary_emb, self._embedding, capacity)
         self._gated = config.intermediate_size
         shape = (config.num_key_value_heads, self._d)
         memory = allocate(len(decoder.layers), num_slots, capacity, shape, self._embedding.dtype)
         self._caches = KeyValues.layers(memory, shape)
-        self._model = (_stack(decoder.layers), tuple(as_array(one) for one in memory), self._numbers)
+        self._model = (
+            _stack(decoder.layers, quantized=quantized),
+            tuple(as_array(one) for one in memory),
+            self._numbers,
+        )
 
     def run(self, rows: Rows) -> Output:
         """All rows through all layers, those that are kept through the output layer too."""
@@ -135,14 +137,15 @@ def _angles(rotary: Any, like: torch.Tensor, capacity: int) -> tuple[NDArray[np.
     return cosine[0].float().numpy(), sine[0].float().numpy()
 
 
-def _stack(layers: Any) -> Stack:  # noqa: ANN401
+def _stack(layers: Any, *, quantized: bool) -> Stack:  # noqa: ANN401
+    products = partial(_products, layers, byte_tiles if quantized else tiled)
     return Stack(
         _filled(_norms(layers, "input_layernorm"), len(layers)),
-        *_products(layers, _joined, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        *_products(layers, _joined, "self_attn.o_proj"),
+        *products(_joined, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        *products(_joined, "self_attn.o_proj"),
         _filled(_norms(layers, "post_attention_layernorm"), len(layers)),
-        *_products(layers, _interleaved, "mlp.gate_proj", "mlp.up_proj"),
-        *_products(layers, _joined, "mlp.down_proj"),
+        *products(interleaved, "mlp.gate_proj", "mlp.up_proj"),
+        *products(_joined, "mlp.down_proj"),
     )
 
 
@@ -153,12 +156,12 @@ def _norms(layers: Any, name: str) -> list[Bits]:  # noqa: ANN401
     return [as_array(layer.get_submodule(name).weight.detach()) for layer in layers]
 
 
-def _products(layers: Any, join: _Join, *names: str) -> tuple[Bits, Bits]:  # noqa: ANN401
+def _products(layers: Any, pack: Callable[[torch.Tensor], Tiles], join: _Join, *names: str) -> tuple[Tiles, Bits]:  # noqa: ANN401
     """Tiles [layers, ...] and biases [layers, outputs] of linear layers that are computed as one."""
     parts = [[layer.get_submodule(name) for name in names] for layer in layers]
     biases = [[_bias(linear) for linear in linears] for linears in parts]
-    tiles = (tiled(join([linear.weight.detach() for linear in linears])) for linears in parts)
-    return _filled(tiles, len(parts)), _filled((wide(join(one)) for one in biases), len(parts))
+    tiles = (pack(join([linear.weight.detach() for linear in linears])) for linears in parts)
+    return _filled_tiles(tiles, len(parts)), _filled((wide(join(one)) for one in biases), len(parts))
 
 
 def _bias(linear: Any) -> torch.Tensor:  # noqa: ANN401
@@ -169,11 +172,13 @@ def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(list(parts))
 
 
-def _interleaved(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Half of the lanes of each tile from the first, half from the second."""
-    whole = [one.new_zeros(-len(one) % HALF, *one.shape[1:]) for one in parts]
-    halves = [torch.cat(both).unflatten(0, (-1, HALF)) for both in zip(parts, whole, strict=True)]
-    return torch.stack(halves, 1).flatten(0, 2)
+def _filled_tiles(tiles: Iterable[Tiles], count: int) -> Tiles:
+    following = iter(tiles)
+    first = next(following)
+    made = itertools.chain([first], following)
+    if not isinstance(first, ByteTiles):
+        return _filled((one for one in made if not isinstance(one, ByteTiles)), count)
+    return ByteTiles(*(np.stack(arrays) for arrays in zip(*made, strict=True)))
 
 
 def _filled(arrays: Iterable[Bits], count: int) -> Bits:

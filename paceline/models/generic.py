@@ -14,9 +14,8 @@ from transformers.masking_utils import AttentionMaskInterface
 from paceline.core.errors import Unsupported
 from paceline.models.attend import FULL, KeyValues, attend
 from paceline.models.attention import store_kv
-from paceline.models.packed import pack
+from paceline.models.packed import pack, plan_of
 from paceline.models.rows import Output, Rows
-from paceline.models.tiles import PLAN
 from paceline.models.views import as_array
 
 ATTENTION = "paceline"
@@ -40,9 +39,8 @@ def layer_kinds(config: Any) -> Sequence[str]:  # noqa: ANN401
 class GenericForward:
     """Takes ``model`` over: its attention becomes ours, its linears are packed and its activations run by rows."""
 
-    kernel_plan = f"transformers-{transformers.__version__}+{PLAN}"
-
-    def __init__(self, model: Any, num_slots: int, capacity: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, num_slots: int, capacity: int, *, quantized: bool = False) -> None:  # noqa: ANN401
+        self.kernel_plan = f"transformers-{transformers.__version__}+{plan_of(quantized=quantized)}"
         self._model = model
         self._num_slots = num_slots
         self._capacity = capacity
@@ -51,7 +49,7 @@ class GenericForward:
         AttentionInterface.register(ATTENTION, _attention)
         AttentionMaskInterface.register(ATTENTION, _no_mask)
         model.set_attn_implementation(ATTENTION)
-        pack(model)
+        pack(model, quantized=quantized)
 
     def run(self, rows: Rows) -> Output:
         """All rows through all layers, those that are kept through the output layer too."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 from numba import njit, prange
+from numba.core import types
+from numba.extending import overload
 
 from paceline.models.kernels import ROW, exp, load, store
+from paceline.models.quantized import byte_product, quantize
 from paceline.models.tiles import LANES, ROWS, product
 
 SHARED = {"parallel": True, "nogil": True, "cache": True, "error_model": "numpy"}
@@ -56,43 +59,98 @@ def _gate(sums, count, bias, out, first, column):
             row[n] = store(total[n], row[0])
 
 
+def ready(parts, x, tiles):
+    """Rows as the product with these tiles takes them."""
+    raise NotImplementedError(parts, x, tiles)
+
+
+@overload(ready)
+def _ready(parts, x, tiles):
+    if isinstance(tiles, types.Array):
+        return lambda parts, x, tiles: x
+    return lambda parts, x, tiles: quantize(parts, x)
+
+
+def count_tiles(tiles):
+    """How many there are."""
+    raise NotImplementedError(tiles)
+
+
+@overload(count_tiles)
+def _count_tiles(tiles):
+    if isinstance(tiles, types.Array):
+        return lambda tiles: tiles.shape[0]
+    return lambda tiles: tiles[0].shape[0]
+
+
+def layer_of(tiles, layer):
+    """The tiles of one layer."""
+    raise NotImplementedError(tiles, layer)
+
+
+@overload(layer_of)
+def _layer_of(tiles, layer):
+    if isinstance(tiles, types.Array):
+        return lambda tiles, layer: tiles[layer]
+    return lambda tiles, layer: (tiles[0][layer], tiles[1][layer], tiles[2][layer])
+
+
+def times(count, x, first, tiles, tile, out):
+    """out[:count, :] (float32) = rows from ``first`` on times one of the tiles."""
+    raise NotImplementedError(count, x, first, tiles, tile, out)
+
+
+@overload(times)
+def _times(count, x, first, tiles, tile, out):
+    if isinstance(tiles, types.Array):
+        return lambda count, x, first, tiles, tile, out: product(count, x, first, tiles[tile], out)
+
+    def run(count, x, first, tiles, tile, out):
+        byte_product(count, first, (x[0], x[1], tiles[0][tile], tiles[1][tile], tiles[2][tile], out))
+
+    return run
+
+
 @njit(**SHARED)
 def multiply(parts, x, tiles, bias, out):
-    """out [rows, n] = x [rows, depth] times tiles [n / LANES, depth / pair, LANES, pair], plus bias."""
-    num_tiles, num_rows = tiles.shape[0], x.shape[0]
+    """out [rows, n] = x [rows, depth] times tiles, plus bias.
+
+    tiles [n / LANES, depth / pair, LANES, pair], or the three arrays of ``ByteTiles``.
+    """
+    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
     for part in prange(parts):
         sums = np.empty((ROWS, LANES), np.float32)
         for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
             column = tile * LANES
             for first in range(0, num_rows, ROWS):
                 count = min(ROWS, num_rows - first)
-                product(count, x, first, tiles[tile], sums)
+                times(count, rows, first, tiles, tile, sums)
                 _put(sums, count, bias[column : column + LANES], out, first, column)
 
 
 @njit(**SHARED)
 def add_product(parts, x, tiles, bias, out):
     """out [rows, n] += x times tiles, plus bias."""
-    num_tiles, num_rows = tiles.shape[0], x.shape[0]
+    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
     for part in prange(parts):
         sums = np.empty((ROWS, LANES), np.float32)
         for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
             column = tile * LANES
             for first in range(0, num_rows, ROWS):
                 count = min(ROWS, num_rows - first)
-                product(count, x, first, tiles[tile], sums)
+                times(count, rows, first, tiles, tile, sums)
                 _add(sums, count, bias[column : column + LANES], out, first, column)
 
 
 @njit(**SHARED)
 def gated_product(parts, x, tiles, bias, out):
     """out [rows, n] = silu(gate) * up; each tile has half of its lanes of either."""
-    num_tiles, num_rows = tiles.shape[0], x.shape[0]
+    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
     for part in prange(parts):
         sums = np.empty((ROWS, LANES), np.float32)
         for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
             column = tile * LANES
             for first in range(0, num_rows, ROWS):
                 count = min(ROWS, num_rows - first)
-                product(count, x, first, tiles[tile], sums)
+                times(count, rows, first, tiles, tile, sums)
                 _gate(sums, count, bias[column : column + LANES], out, first, tile * HALF)

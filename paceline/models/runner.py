@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ _ROUNDING = {torch.bfloat16: 0.35, torch.float32: 1e-3}
 context that is not seen, is further away."""
 _TWIN = {torch.bfloat16: 0.08, torch.float32: 1e-3}
 """The same for two forwards that round at the same places."""
+_QUANTIZED = 0.35
+"""The same with weights of 8 bits, in any type: other roundings of an activation may be another step."""
 
 
 class Forward(Protocol):
@@ -68,16 +70,17 @@ class Feed:
 class ModelRunner:
     """One model with its KV slots. Not thread-safe: one worker thread calls it.
 
-    It takes ``loaded.model`` over and lets go of it where a forward pass has packed the weights for itself.
+    It takes ``loaded.model`` over and lets go of it where a forward pass has packed the weights for itself. quantized:
+    linear layers have weights of 8 bits.
     Raises ``Unsupported`` for models that it would get wrong.
     """
 
-    def __init__(self, loaded: LoadedModel, max_sessions: int) -> None:
+    def __init__(self, loaded: LoadedModel, max_sessions: int, *, quantized: bool = False) -> None:
         self.loaded = replace(loaded, model=None)
         self.min_rows = 1
         """Steps are padded to this many rows; ``invariance.settle`` sets what the machine needs."""
         self.slots = SlotTable(max_sessions, loaded.max_context)
-        self._forward = _choose_forward(loaded, max_sessions + 1)
+        self._forward = _choose_forward(loaded, max_sessions + 1, quantized=quantized)
         self._homes: dict[tuple[str, int, int], tuple[int, int]] = {}
 
     def open(self, session: str) -> None:
@@ -183,23 +186,23 @@ def _homes(feeds: Sequence[Feed], rows: Rows) -> dict[tuple[str, int, int], tupl
     return dict(zip(names, zip(slots, positions, strict=True), strict=True))
 
 
-def _choose_forward(loaded: LoadedModel, num_slots: int) -> Forward:
+def _choose_forward(loaded: LoadedModel, num_slots: int, *, quantized: bool) -> Forward:
     """The fused forward when it knows the model's parts and comes close to the generic one, else that one."""
     model, shape = loaded.model, (num_slots, loaded.max_context)
     probe = [token % loaded.vocab_size for token in _PROBE[: loaded.max_context]]
     with torch.inference_mode():
         stock = stock_logits(model, probe)
-        fused = FusedForward(model, *shape) if can_fuse(model) else None
-        generic = GenericForward(model, *shape)
+        fused = FusedForward(model, *shape, quantized=quantized) if can_fuse(model) else None
+        generic = GenericForward(model, *shape, quantized=quantized)
         try:
             logits = _in_pieces(generic, probe)
         except PacelineError:
             raise
         except Exception as error:  # whatever a model's code does when its attention is not the library's
             raise _not_served(model) from error
-        if not _are_close(logits, stock, _ROUNDING):
+        if not _are_close(logits, stock, _QUANTIZED if quantized else _ROUNDING[logits.dtype]):
             raise _not_served(model)
-        if fused and _are_close(_in_pieces(fused, probe), logits, _TWIN):
+        if fused and _are_close(_in_pieces(fused, probe), logits, _QUANTIZED if quantized else _TWIN[logits.dtype]):
             return fused
         return generic
 
@@ -222,7 +225,7 @@ def _in_pieces(forward: Forward, tokens: Sequence[int]) -> torch.Tensor:
     return torch.cat(out)
 
 
-def _are_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: Mapping[torch.dtype, float]) -> bool:
+def _are_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:
     """At most positions. In bfloat16 a few tokens amplify any rounding, which says nothing about the formula."""
     distance = (ours.float() - theirs.float()).square().mean(-1).sqrt() / theirs.float().std(-1).clamp(min=1e-3)
-    return bool(distance.median() <= tolerance[ours.dtype])
+    return bool(distance.median() <= tolerance)

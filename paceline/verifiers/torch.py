@@ -16,6 +16,7 @@ from paceline.core.types import Alternative, SessionSpec, StepItem, StepOutcome,
 from paceline.models.frames import make_frames, make_kv_frames, union_of_taps
 from paceline.models.invariance import Invariance, settle
 from paceline.models.loading import choose_dtype, load, prepare
+from paceline.models.packed import is_quantized
 from paceline.models.rows import Output
 from paceline.models.runner import Feed, ModelRunner
 from paceline.models.sampling import RowSampler
@@ -78,7 +79,7 @@ class TorchVerifier:
     def _load(cls, settings: VerifierSettings, worker: ThreadPoolExecutor) -> TorchVerifier:
         directory = prepare(settings.model)
         loaded = load(directory, choose_dtype(settings.dtype), max_context=settings.max_context)
-        runner = ModelRunner(loaded, settings.max_sessions)
+        runner = ModelRunner(loaded, settings.max_sessions, quantized=is_quantized(settings.quantize))
         invariance = settle(runner)
         level = logging.INFO if invariance.is_exact else logging.WARNING
         fields = {"model": loaded.name, "plan": runner.kernel_plan, "probe": invariance.detail}

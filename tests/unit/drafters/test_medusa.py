@@ -33,7 +33,7 @@ TORN = ((0.0, -0.4),)
 
 
 def make_drafter(calibration: tuple[tuple[float, float], ...] = SURE, **settings: object) -> MedusaDrafter:
-    made = DrafterSettings(drafter="medusa", dtype="float32", **settings)  # type: ignore[arg-type]
+    made = DrafterSettings(drafter="medusa", dtype="float32", quantize="", **settings)  # type: ignore[arg-type]
     trained = dataclasses.replace(TRAINED, about=dataclasses.replace(TRAINED.about, calibration=calibration))
     return MedusaDrafter(trained, made)
 

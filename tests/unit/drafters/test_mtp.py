@@ -43,7 +43,7 @@ SURE = ((0.0, 9.0),)
 
 
 def make_drafter(calibration: tuple[tuple[float, float], ...] = SURE, **settings: object) -> MtpDrafter:
-    made = DrafterSettings(drafter="mtp", dtype="float32", **settings)  # type: ignore[arg-type]
+    made = DrafterSettings(drafter="mtp", dtype="float32", quantize="", **settings)  # type: ignore[arg-type]
     trained = dataclasses.replace(TRAINED, about=dataclasses.replace(TRAINED.about, calibration=calibration))
     return MtpDrafter(trained, made)
 
@@ -269,7 +269,9 @@ def test_confidences_are_calibrated_chances() -> None:
 
 def test_at_a_temperature_other_curves_count() -> None:
     about = dataclasses.replace(TRAINED.about, calibration=((0.0, 1.0),), warm_calibration=((0.0, 2.0), (0.0, 3.0)))
-    drafter = MtpDrafter(dataclasses.replace(TRAINED, about=about), DrafterSettings(drafter="mtp", dtype="float32"))
+    drafter = MtpDrafter(
+        dataclasses.replace(TRAINED, about=about), DrafterSettings(drafter="mtp", dtype="float32", quantize="")
+    )
     for name, law in (("greedy", SamplingParams()), ("warm", SamplingParams(temperature=0.8))):
         drafter.open(spec(name, TEXT[:20], law))
     greedy, warm = drafter.extend([DraftJob(name, TEXT[:20], 20, BLOCK) for name in ("greedy", "warm")])
@@ -399,7 +401,7 @@ def test_blocks_can_be_shortened_but_not_beyond_what_was_trained() -> None:
 def test_weights_take_what_the_network_takes_and_tables_that_are_kept_twice() -> None:
     trained = make_trained()
     stored = sum(tensor.nbytes for tensor in trained.weights.values())
-    made = MtpDrafter(trained, DrafterSettings(drafter="mtp", dtype="float32"))
+    made = MtpDrafter(trained, DrafterSettings(drafter="mtp", dtype="float32", quantize=""))
     assert stored < made.info.weights_bytes < 2 * stored
 
 

@@ -76,3 +76,13 @@ def test_a_row_sees_itself_and_the_valid_rows_of_its_window() -> None:
     assert found.shape == (2, 1, 4, 4)
     assert found[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     assert found[1, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+def test_weights_of_eight_bits_change_little(network: MtpNetwork) -> None:
+    features, words = inputs()
+    with torch.inference_mode():
+        small = PackedNetwork(network, torch.float32, quantized=True)
+        exact = PackedNetwork(network, torch.float32)
+        found, expected = (one.logits(one.advance(one.rows(features, words), words)) for one in (small, exact))
+    assert not torch.equal(found, expected)
+    assert (found - expected).square().mean() < 2e-3 * expected.square().mean()

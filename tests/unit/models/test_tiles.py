@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from paceline.models import tiles
 from paceline.models.packed import tiled
-from paceline.models.tiles import LANES, ROWS, make_product
+from paceline.models.tiles import LANES, ROWS, product_by
 from paceline.models.views import as_array
 
 DEPTH = 90
@@ -21,11 +21,11 @@ Product = Callable[[torch.Tensor, torch.Tensor], NDArray[np.float32]]
 
 def compiled(add: object) -> Product:
     """A function of x [rows, DEPTH] and weight [LANES, DEPTH]."""
-    product = make_product(add)
+    product = product_by(add)
 
     @njit
     def run(count, x, tile, out) -> None:  # type: ignore[no-untyped-def]
-        product(count, x, 0, tile, out)
+        product(count, 0, (x, tile, out))
 
     def multiply(x: torch.Tensor, weight: torch.Tensor) -> NDArray[np.float32]:
         out = np.zeros((ROWS, LANES), np.float32)
@@ -37,7 +37,7 @@ def compiled(add: object) -> Product:
 
 @pytest.fixture(scope="module")
 def widened() -> Product:
-    return compiled(tiles._add_widened)
+    return compiled(tiles.add_widened)
 
 
 def numbers(rows: int, dtype: torch.dtype) -> torch.Tensor:
@@ -64,4 +64,4 @@ def test_sums_along_the_depth_are_exact_where_floats_are(widened: Product) -> No
     x, weight = (numbers(rows, torch.float32).mul(4).round() for rows in (5, LANES))
     expected = (x.double() @ weight.double().T).numpy()
     assert np.array_equal(widened(x.bfloat16(), weight.bfloat16()), expected)
-    assert np.array_equal(compiled(tiles._add_float)(x, weight), expected)
+    assert np.array_equal(compiled(tiles.add_float)(x, weight), expected)
