@@ -20,7 +20,7 @@ from paceline.speculation.profiles import PRIORS
 from paceline.telemetry.spans import child_of, new_trace
 from paceline.text.tokenizer import Tokenizer
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PACES = {DraftMode.SYNC: Pace.SYNC, DraftMode.PIPELINE: Pace.PIPELINE, DraftMode.LOOKAHEAD: Pace.LOOKAHEAD}
 """Of the modes with drafters of the pool."""
 MAX_STOPS = 16
@@ -48,6 +48,7 @@ class Admitted:
     min_draft: int
     """At most ``max_draft``."""
     profile: Profile
+    tenant: str
     allow_learning: bool
     """Verdicts about its drafts may be logged."""
     pace: Pace | None
@@ -74,7 +75,7 @@ def check_request_id(request_id: str) -> str:
     """The client's id, or a fresh one."""
     if not request_id:
         return secrets.token_hex(16)
-    if not _REQUEST_ID.fullmatch(request_id):
+    if not _NAME.fullmatch(request_id):
         raise InvalidRequest("request_id: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', or leave it empty.")
     return request_id
 
@@ -110,6 +111,7 @@ def admit(
         max_draft=max_draft,
         min_draft=min_draft,
         profile=request.profile,
+        tenant=_tenant(request.tenant),
         allow_learning=request.allow_learning,
         pace=PACES.get(mode) if max_draft else None,
         fan_out=settings.fan_out,
@@ -118,6 +120,12 @@ def admit(
         trace=child_of(parent),
         budget_s=request.deadline_s or settings.request_timeout_s,
     )
+
+
+def _tenant(tenant: str) -> str:
+    if tenant and not _NAME.fullmatch(tenant):
+        raise InvalidRequest("tenant: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', or leave it empty.")
+    return tenant
 
 
 def _prompt(request: GenerateRequest, tokenizer: Tokenizer | None) -> Tokens:

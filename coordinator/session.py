@@ -194,7 +194,7 @@ class Session:
         is_new = wants_drafts and self._drafter.take(lambda info: can_draft(info, admitted.verifier)) is not None
         if is_new:
             pace = admitted.pace or Pace.PIPELINE
-            self._drafter.send(replace(self._spec(), pace=pace))
+            self._drafter.send(replace(self._spec(), pace=pace, tenant=""))
         self._ask_for_features(is_new)
 
     def _ask_for_features(self, drafter_is_new: bool) -> None:
@@ -234,6 +234,7 @@ class Session:
             numerics_id=admitted.verifier.numerics_id,
             tokenizer_digest=admitted.verifier.tokenizer_digest,
             trace=admitted.trace,
+            tenant=admitted.tenant,
             deadline_s=max(self._left_s, 0.001),
         )
 

@@ -96,7 +96,9 @@ class VerifierRuntime:
         self._metrics = metrics
         self._budget = settings.token_budget
         self._resident = resident or Resident(None, clock, metrics)
-        self._batcher = Batcher(Limits(settings.token_budget, settings.prefill_chunk, backend.max_alternatives))
+        self._batcher = Batcher(
+            Limits(settings.token_budget, settings.prefill_chunk, backend.max_alternatives, settings.prefill_slowdown)
+        )
         self._cost = StepCost()
         self._seats: dict[str, _Seat] = {}
         self._backlog = _Backlog()

@@ -39,6 +39,7 @@ def generate(
     mode: DraftMode = typer.Option(None, help="Who drafts, and when; the service's choice without."),
     plain: bool = typer.Option(False, help="Same engine without drafts: --mode plain."),
     allow_learning: bool = typer.Option(False, help="Token ids may be logged to train drafters, if the service does."),
+    tenant: str = typer.Option("", help="On whose behalf; tenants share a busy service equally, and no state."),
     stream: bool = typer.Option(False, help="Show text as it comes."),
     prompts: Path = typer.Option(None, help="JSONL with prompt or turns: one JSON line each comes out."),
     concurrency: int = typer.Option(4, min=1, help="Prompts at once, with --prompts."),
@@ -61,6 +62,7 @@ def generate(
             max_draft=max_draft,
             profile=profile,
             allow_learning=allow_learning,
+            tenant=tenant,
         )
 
     async def work() -> None:

@@ -89,6 +89,10 @@ class VerifierSettings:
     """Rows of a step at most: bounds how long decoding waits for somebody's prefill."""
     prefill_chunk: int = 128
     """Prompt tokens of one session per step at most."""
+    prefill_slowdown: float = 4.0
+    """Where somebody decodes, prompts are read in pieces so small that a step takes at most so many times as long as
+    without them, by what steps have cost so far; they get 16 rows all the same. Less is steadier text for those who
+    decode, more is an earlier first token for those who come."""
     resident: str = ""
     """A drafter that computes inside this process, between steps, where that pays: named as the drafter service's
     ``drafter``; empty for none. It serves as many sessions as the verifier, with its threads and dtype."""

@@ -74,6 +74,9 @@ class GenerateRequest:
     """What the text is like, for the first draft lengths; the text itself never depends on it."""
     allow_learning: bool = False
     """Its token ids may be logged for the training of drafters, where the operator keeps such a log."""
+    tenant: str = ""
+    """On whose behalf: tenants get equal shares of a busy verifier and share no state; at most 64 of [A-Za-z0-9._-].
+    Requests without one belong together."""
     trace: TraceContext = field(default_factory=TraceContext)
     """Joins the caller's trace."""
     deadline_s: float = 0.0

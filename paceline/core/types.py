@@ -130,6 +130,8 @@ class SessionSpec:
     tokenizer_digest: str = ""
     """Refuse the session when both sides have one and they differ."""
     trace: TraceContext = field(default_factory=TraceContext)
+    tenant: str = ""
+    """On whose behalf; never told to drafters elsewhere. Sessions without one belong together."""
     deadline_s: float = 0.0
     """Seconds left for the request when the message was made; 0 means none."""
 

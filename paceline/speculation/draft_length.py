@@ -101,25 +101,27 @@ def _place(index: int) -> int:
 class _Cell:
     """What steps of about the same number of rows took."""
 
+    rows: float
     seconds: float
     reads: float
     """Positions that all rows together attended to."""
     num: int = 1
 
-    def add(self, seconds: float, reads: float) -> None:
+    def add(self, rows: int, seconds: float, reads: float) -> None:
         """Slow outliers count little, first ones nothing."""
         self.num += 1
         faster, slower = (1.0, 0.0) if self.num <= NUM_FIRST else (0.2, 0.1)
         weight = faster if seconds < self.seconds else slower
         self.seconds += weight * (min(seconds, 2 * self.seconds) - self.seconds)
         self.reads += weight * (reads - self.reads)
+        self.rows += weight * (rows - self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
     """Seconds of the next step by its rows: what sessions of one depth cost, after drafting took some time already."""
 
-    knots: tuple[tuple[int, float], ...]
+    knots: tuple[tuple[float, float], ...]
     """(rows, seconds), both rising."""
     row_cost: float
     spent_s: float = 0.0
@@ -148,8 +150,9 @@ class Cost(Protocol):
 class StepCost:
     """Seconds of a step by its number of rows and their depth (positions that a row attends to), learned while serving.
 
-    Row counts fall into cells (each of 1-16, then by powers of two). What a position read costs is learned from
-    differences within cells, for all cells together: a row of a long context may cost five times one of a short one.
+    Row counts fall into cells (each of 1-16, then by powers of two), which stand for the mean of what fell into them.
+    What a position read costs is learned from differences within cells, for all cells together: a row of a long
+    context may cost five times one of a short one.
     """
 
     def __init__(self, row_cost: float = PRIOR_ROW_COST) -> None:
@@ -163,18 +166,20 @@ class StepCost:
         seconds, reads = max(seconds, SHORTEST_S), rows * depth
         cell = self._cells.get(size_class(rows))
         if cell is None:
-            self._cells[size_class(rows)] = _Cell(seconds, reads)
+            self._cells[size_class(rows)] = _Cell(rows, seconds, reads)
             return
         if cell.num >= NUM_FIRST:
             more = reads - cell.reads
             self._covariance = FADE * self._covariance + more * (min(seconds, 2 * cell.seconds) - cell.seconds)
             self._variance = DEPTH_DOUBT + FADE * (self._variance - DEPTH_DOUBT) + more * more
-        cell.add(seconds, reads)
+        cell.add(rows, seconds, reads)
 
     def at(self, depth: float, spent_s: float = 0.0) -> StepTimes:
         """For rows that attend to so many positions, after ``spent_s`` of drafting for them."""
         read_s = max(0.0, self._covariance / self._variance)
-        return self._times({size: read_s * (size * depth - cell.reads) for size, cell in self._cells.items()}, spent_s)
+        return self._times(
+            {size: read_s * (cell.rows * depth - cell.reads) for size, cell in self._cells.items()}, spent_s
+        )
 
     def seconds(self, rows: float) -> float:
         """Expected time of a step of ``rows`` rows at the depths seen; in one-row steps while nothing was seen."""
@@ -186,7 +191,7 @@ class StepCost:
         for size in sorted(self._cells):
             seen = self._cells[size].seconds
             longest = max(longest, seen / 4, seen + extra_s[size])
-            knots.append((size, longest))
+            knots.append((self._cells[size].rows, longest))
         return StepTimes(tuple(knots), self._row_cost, spent_s)
 
 

@@ -28,15 +28,15 @@ from paceline.v1 import tokens_pb2 as paceline_dot_v1_dot_tokens__pb2
 from paceline.v1 import verifier_pb2 as paceline_dot_v1_dot_verifier__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaceline/v1/coordinator.proto\x12\x0bpaceline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19paceline/v1/drafter.proto\x1a\x18paceline/v1/tokens.proto\x1a\x1apaceline/v1/verifier.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.paceline.v1.ChatMessage\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xeb\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x06tokens\x18\x03 \x01(\x0b\x32\x15.paceline.v1.TokenIdsH\x00\x12)\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x19.paceline.v1.ChatMessagesH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12$\n\x04mode\x18\n \x01(\x0e\x32\x16.paceline.v1.DraftMode\x12\x16\n\tmax_draft\x18\x0b \x01(\rH\x02\x88\x01\x01\x12(\n\x05trace\x18\x0c \x01(\x0b\x32\x19.paceline.v1.TraceContext\x12\x11\n\tmin_draft\x18\r \x01(\r\x12%\n\x07profile\x18\x0e \x01(\x0e\x32\x14.paceline.v1.Profile\x12\x16\n\x0e\x61llow_learning\x18\x0f \x01(\x08\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x0c\n\n_max_draft\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x8e\x02\n\x13SpeculativeDecoding\x12\x1e\n\x16mean_acceptance_length\x18\x01 \x01(\x01\x12\x1d\n\x15\x64raft_acceptance_rate\x18\x02 \x01(\x01\x12\x1c\n\x14\x61\x63\x63\x65ptance_histogram\x18\x03 \x03(\r\x12\x16\n\x0enum_spec_steps\x18\x04 \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x05 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x06 \x01(\r\x12\x17\n\x0fnum_spec_tokens\x18\x07 \x01(\r\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x19\n\x11num_feature_bytes\x18\t \x01(\x04\"P\n\x0eRequestMetrics\x12>\n\x14speculative_decoding\x18\x01 \x01(\x0b\x32 .paceline.v1.SpeculativeDecoding\"}\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x13\n\x0bnumerics_id\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"7\n\x05\x43hunk\x12\r\n\x05start\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xe7\x01\n\x08\x46inished\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.paceline.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.paceline.v1.Usage\x12,\n\x07metrics\x18\x03 \x01(\x0b\x32\x1b.paceline.v1.RequestMetrics\x12.\n\x0b\x66irst_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\x10GenerateResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.paceline.v1.StartedH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.paceline.v1.ChunkH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.paceline.v1.FinishedH\x00\x42\x06\n\x04kind\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\xc0\x01\n\nPoolMember\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x35\n\x07\x64rafter\x18\x04 \x01(\x0b\x32$.paceline.v1.DescribeDrafterResponse\x12\x37\n\x08verifier\x18\x05 \x01(\x0b\x32%.paceline.v1.DescribeVerifierResponse\x12\x10\n\x08sessions\x18\x06 \x01(\r\"\xb5\x01\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x08\x64rafters\x18\x02 \x03(\x0b\x32\x17.paceline.v1.PoolMember\x12*\n\tverifiers\x18\x03 \x03(\x0b\x32\x17.paceline.v1.PoolMember\x12\r\n\x05store\x18\x04 \x01(\t\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x0f\n\x07metrics\x18\x06 \x01(\t*\x9f\x01\n\tDraftMode\x12\x1a\n\x16\x44RAFT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44RAFT_MODE_PLAIN\x10\x01\x12\x17\n\x13\x44RAFT_MODE_PIPELINE\x10\x02\x12\x18\n\x14\x44RAFT_MODE_COLOCATED\x10\x03\x12\x13\n\x0f\x44RAFT_MODE_SYNC\x10\x04\x12\x18\n\x14\x44RAFT_MODE_LOOKAHEAD\x10\x05\x32\xeb\x01\n\x12\x43oordinatorService\x12I\n\x08Generate\x12\x1c.paceline.v1.GenerateRequest\x1a\x1d.paceline.v1.GenerateResponse0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.paceline.v1.CancelRequest\x1a\x1b.paceline.v1.CancelResponse\x12G\n\x08\x44\x65scribe\x12\x1c.paceline.v1.DescribeRequest\x1a\x1d.paceline.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaceline/v1/coordinator.proto\x12\x0bpaceline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19paceline/v1/drafter.proto\x1a\x18paceline/v1/tokens.proto\x1a\x1apaceline/v1/verifier.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.paceline.v1.ChatMessage\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xfb\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x06tokens\x18\x03 \x01(\x0b\x32\x15.paceline.v1.TokenIdsH\x00\x12)\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x19.paceline.v1.ChatMessagesH\x00\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12$\n\x04mode\x18\n \x01(\x0e\x32\x16.paceline.v1.DraftMode\x12\x16\n\tmax_draft\x18\x0b \x01(\rH\x02\x88\x01\x01\x12(\n\x05trace\x18\x0c \x01(\x0b\x32\x19.paceline.v1.TraceContext\x12\x11\n\tmin_draft\x18\r \x01(\r\x12%\n\x07profile\x18\x0e \x01(\x0e\x32\x14.paceline.v1.Profile\x12\x16\n\x0e\x61llow_learning\x18\x0f \x01(\x08\x12\x0e\n\x06tenant\x18\x10 \x01(\tB\x07\n\x05inputB\r\n\x0b_max_tokensB\x0c\n\n_max_draft\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x8e\x02\n\x13SpeculativeDecoding\x12\x1e\n\x16mean_acceptance_length\x18\x01 \x01(\x01\x12\x1d\n\x15\x64raft_acceptance_rate\x18\x02 \x01(\x01\x12\x1c\n\x14\x61\x63\x63\x65ptance_histogram\x18\x03 \x03(\r\x12\x16\n\x0enum_spec_steps\x18\x04 \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x05 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x06 \x01(\r\x12\x17\n\x0fnum_spec_tokens\x18\x07 \x01(\r\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x19\n\x11num_feature_bytes\x18\t \x01(\x04\"P\n\x0eRequestMetrics\x12>\n\x14speculative_decoding\x18\x01 \x01(\x0b\x32 .paceline.v1.SpeculativeDecoding\"}\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x13\n\x0bnumerics_id\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"7\n\x05\x43hunk\x12\r\n\x05start\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xe7\x01\n\x08\x46inished\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.paceline.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.paceline.v1.Usage\x12,\n\x07metrics\x18\x03 \x01(\x0b\x32\x1b.paceline.v1.RequestMetrics\x12.\n\x0b\x66irst_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\x10GenerateResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.paceline.v1.StartedH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.paceline.v1.ChunkH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.paceline.v1.FinishedH\x00\x42\x06\n\x04kind\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\xc0\x01\n\nPoolMember\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x35\n\x07\x64rafter\x18\x04 \x01(\x0b\x32$.paceline.v1.DescribeDrafterResponse\x12\x37\n\x08verifier\x18\x05 \x01(\x0b\x32%.paceline.v1.DescribeVerifierResponse\x12\x10\n\x08sessions\x18\x06 \x01(\r\"\xb5\x01\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x08\x64rafters\x18\x02 \x03(\x0b\x32\x17.paceline.v1.PoolMember\x12*\n\tverifiers\x18\x03 \x03(\x0b\x32\x17.paceline.v1.PoolMember\x12\r\n\x05store\x18\x04 \x01(\t\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x0f\n\x07metrics\x18\x06 \x01(\t*\x9f\x01\n\tDraftMode\x12\x1a\n\x16\x44RAFT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44RAFT_MODE_PLAIN\x10\x01\x12\x17\n\x13\x44RAFT_MODE_PIPELINE\x10\x02\x12\x18\n\x14\x44RAFT_MODE_COLOCATED\x10\x03\x12\x13\n\x0f\x44RAFT_MODE_SYNC\x10\x04\x12\x18\n\x14\x44RAFT_MODE_LOOKAHEAD\x10\x05\x32\xeb\x01\n\x12\x43oordinatorService\x12I\n\x08Generate\x12\x1c.paceline.v1.GenerateRequest\x1a\x1d.paceline.v1.GenerateResponse0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.paceline.v1.CancelRequest\x1a\x1b.paceline.v1.CancelResponse\x12G\n\x08\x44\x65scribe\x12\x1c.paceline.v1.DescribeRequest\x1a\x1d.paceline.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.v1.coordinator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DRAFTMODE']._serialized_start=2245
-  _globals['_DRAFTMODE']._serialized_end=2404
+  _globals['_DRAFTMODE']._serialized_start=2261
+  _globals['_DRAFTMODE']._serialized_end=2420
   _globals['_CHATMESSAGE']._serialized_start=159
   _globals['_CHATMESSAGE']._serialized_end=203
   _globals['_CHATMESSAGES']._serialized_start=205
@@ -44,31 +44,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=265
   _globals['_TOKENIDS']._serialized_end=294
   _globals['_GENERATEREQUEST']._serialized_start=297
-  _globals['_GENERATEREQUEST']._serialized_end=788
-  _globals['_USAGE']._serialized_start=790
-  _globals['_USAGE']._serialized_end=847
-  _globals['_SPECULATIVEDECODING']._serialized_start=850
-  _globals['_SPECULATIVEDECODING']._serialized_end=1120
-  _globals['_REQUESTMETRICS']._serialized_start=1122
-  _globals['_REQUESTMETRICS']._serialized_end=1202
-  _globals['_STARTED']._serialized_start=1204
-  _globals['_STARTED']._serialized_end=1329
-  _globals['_CHUNK']._serialized_start=1331
-  _globals['_CHUNK']._serialized_end=1386
-  _globals['_FINISHED']._serialized_start=1389
-  _globals['_FINISHED']._serialized_end=1620
-  _globals['_GENERATERESPONSE']._serialized_start=1623
-  _globals['_GENERATERESPONSE']._serialized_end=1770
-  _globals['_CANCELREQUEST']._serialized_start=1772
-  _globals['_CANCELREQUEST']._serialized_end=1807
-  _globals['_CANCELRESPONSE']._serialized_start=1809
-  _globals['_CANCELRESPONSE']._serialized_end=1844
-  _globals['_DESCRIBEREQUEST']._serialized_start=1846
-  _globals['_DESCRIBEREQUEST']._serialized_end=1863
-  _globals['_POOLMEMBER']._serialized_start=1866
-  _globals['_POOLMEMBER']._serialized_end=2058
-  _globals['_DESCRIBERESPONSE']._serialized_start=2061
-  _globals['_DESCRIBERESPONSE']._serialized_end=2242
-  _globals['_COORDINATORSERVICE']._serialized_start=2407
-  _globals['_COORDINATORSERVICE']._serialized_end=2642
+  _globals['_GENERATEREQUEST']._serialized_end=804
+  _globals['_USAGE']._serialized_start=806
+  _globals['_USAGE']._serialized_end=863
+  _globals['_SPECULATIVEDECODING']._serialized_start=866
+  _globals['_SPECULATIVEDECODING']._serialized_end=1136
+  _globals['_REQUESTMETRICS']._serialized_start=1138
+  _globals['_REQUESTMETRICS']._serialized_end=1218
+  _globals['_STARTED']._serialized_start=1220
+  _globals['_STARTED']._serialized_end=1345
+  _globals['_CHUNK']._serialized_start=1347
+  _globals['_CHUNK']._serialized_end=1402
+  _globals['_FINISHED']._serialized_start=1405
+  _globals['_FINISHED']._serialized_end=1636
+  _globals['_GENERATERESPONSE']._serialized_start=1639
+  _globals['_GENERATERESPONSE']._serialized_end=1786
+  _globals['_CANCELREQUEST']._serialized_start=1788
+  _globals['_CANCELREQUEST']._serialized_end=1823
+  _globals['_CANCELRESPONSE']._serialized_start=1825
+  _globals['_CANCELRESPONSE']._serialized_end=1860
+  _globals['_DESCRIBEREQUEST']._serialized_start=1862
+  _globals['_DESCRIBEREQUEST']._serialized_end=1879
+  _globals['_POOLMEMBER']._serialized_start=1882
+  _globals['_POOLMEMBER']._serialized_end=2074
+  _globals['_DESCRIBERESPONSE']._serialized_start=2077
+  _globals['_DESCRIBERESPONSE']._serialized_end=2258
+  _globals['_COORDINATORSERVICE']._serialized_start=2423
+  _globals['_COORDINATORSERVICE']._serialized_end=2658
 # @@protoc_insertion_point(module_scope)

@@ -154,6 +154,7 @@ class GenerateRequest(_message.Message):
     MIN_DRAFT_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     ALLOW_LEARNING_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client to cancel or trace it; minted when empty; at most 64 of [A-Za-z0-9._-]."""
     text: _builtins.str
@@ -172,6 +173,10 @@ class GenerateRequest(_message.Message):
     """What the text is like; unset adapts to what is seen."""
     allow_learning: _builtins.bool
     """Token ids of this request may be logged for the training of drafters, where the operator keeps such a log."""
+    tenant: _builtins.str
+    """On whose behalf: tenants get equal shares of a busy verifier and share no state. At most 64 of [A-Za-z0-9._-];
+    requests without one belong together.
+    """
     @_builtins.property
     def tokens(self) -> Global___TokenIds:
         """Already tokenized."""
@@ -214,10 +219,11 @@ class GenerateRequest(_message.Message):
         min_draft: _builtins.int = ...,
         profile: _tokens_pb2.Profile.ValueType = ...,
         allow_learning: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft", "_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_draft", b"max_draft", "max_tokens", b"max_tokens", "sampling", b"sampling", "text", b"text", "tokens", b"tokens", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft", "_max_tokens", b"_max_tokens", "allow_learning", b"allow_learning", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "max_draft", b"max_draft", "max_tokens", b"max_tokens", "min_draft", b"min_draft", "mode", b"mode", "profile", b"profile", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft", "_max_tokens", b"_max_tokens", "allow_learning", b"allow_learning", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "max_draft", b"max_draft", "max_tokens", b"max_tokens", "min_draft", b"min_draft", "mode", b"mode", "profile", b"profile", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_draft: _TypeAlias = _typing.Literal["max_draft"]  # noqa: Y015
     _WhichOneofArgType__max_draft: _TypeAlias = _typing.Literal["_max_draft", b"_max_draft"]  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18paceline/v1/tokens.proto\x12\x0bpaceline.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc9\x03\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x12>\n\nlogit_bias\x18\x08 \x03(\x0b\x32*.paceline.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\t \x03(\r\x12\x18\n\x10\x62\x61nned_token_ids\x18\n \x03(\r\x12\x11\n\x04seed\x18\x0b \x01(\x04H\x02\x88\x01\x01\x12%\n\x07sampler\x18\x0c \x01(\x0e\x32\x14.paceline.v1.Sampler\x12\x0f\n\x07grammar\x18\r \x01(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"7\n\tStopRules\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x02 \x03(\r\"1\n\x0cTraceContext\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\"\xe3\x03\n\x0bSessionSpec\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x63ontext_token_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_length\x18\x03 \x01(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12%\n\x05stops\x18\x05 \x01(\x0b\x32\x16.paceline.v1.StopRules\x12\x11\n\tmax_draft\x18\x06 \x01(\r\x12\x0e\n\x06window\x18\x07 \x01(\r\x12\x0f\n\x07\x66\x61n_out\x18\x08 \x01(\r\x12\x14\n\x0cmodel_digest\x18\t \x01(\t\x12\x13\n\x0bnumerics_id\x18\n \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x0b \x01(\t\x12(\n\x05trace\x18\x0c \x01(\x0b\x32\x19.paceline.v1.TraceContext\x12+\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmin_draft\x18\x0e \x01(\r\x12%\n\x07profile\x18\x0f \x01(\x0e\x32\x14.paceline.v1.Profile\x12\x1f\n\x04pace\x18\x10 \x01(\x0e\x32\x11.paceline.v1.Pace\x12\r\n\x05\x61lias\x18\x11 \x01(\t\">\n\x12SparseDistribution\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"P\n\x08\x42ranches\x12\x0f\n\x07parents\x18\x01 \x03(\r\x12\x0f\n\x07offsets\x18\x02 \x03(\r\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\";\n\x06Grafts\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\xd7\x01\n\x05\x44raft\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x04 \x01(\x0c\x12\'\n\x08\x62ranches\x18\x05 \x01(\x0b\x32\x15.paceline.v1.Branches\x12\x36\n\rdistributions\x18\x06 \x03(\x0b\x32\x1f.paceline.v1.SparseDistribution\x12#\n\x06grafts\x18\x07 \x01(\x0b\x32\x13.paceline.v1.Grafts\"\xa7\x01\n\x0bStepTimings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x66orward\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06sample\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fstarted_unix_ns\x18\x04 \x01(\x04\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"=\n\x0c\x46\x65\x61tureFrame\x12\r\n\x05start\x18\x01 \x01(\r\x12\x10\n\x08num_rows\x18\x02 \x01(\r\x12\x0c\n\x04\x62\x66\x31\x36\x18\x03 \x01(\x0c\"N\n\x07KvShape\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnum_heads\x18\x02 \x01(\r\x12\x11\n\thead_size\x18\x03 \x01(\r\x12\x0f\n\x07history\x18\x04 \x01(\r\"T\n\x07KvFrame\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\'\n\x04rows\x18\x03 \x01(\x0b\x32\x19.paceline.v1.FeatureFrame\"Z\n\x03Tap\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04taps\x18\x02 \x03(\x11\x12\x0f\n\x07history\x18\x03 \x01(\r\x12 \n\x02kv\x18\x04 \x03(\x0b\x32\x14.paceline.v1.KvShape\"\x92\x02\n\x06\x43ommit\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.paceline.v1.TokenLogprobs\x12+\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0b\x32\x19.paceline.v1.FeatureFrame\x12\x0f\n\x07\x64rafted\x18\x06 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\r\x12)\n\x06\x66inish\x18\x08 \x01(\x0e\x32\x19.paceline.v1.FinishReason\x12)\n\x07timings\x18\t \x01(\x0b\x32\x18.paceline.v1.StepTimings\"+\n\x06\x43redit\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\r\"O\n\x07Refused\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\x17\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1b\n\x05\x43lose\x12\x12\n\nsession_id\x18\x01 \x01(\t*a\n\x07Sampler\x12\x17\n\x13SAMPLER_UNSPECIFIED\x10\x00\x12\x13\n\x0fSAMPLER_COUPLED\x10\x01\x12\x15\n\x11SAMPLER_REJECTION\x10\x02\x12\x11\n\rSAMPLER_BLOCK\x10\x03*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04*X\n\x07Profile\x12\x17\n\x13PROFILE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROFILE_CHAT\x10\x01\x12\x10\n\x0cPROFILE_CODE\x10\x02\x12\x10\n\x0cPROFILE_COPY\x10\x03*R\n\x04Pace\x12\x14\n\x10PACE_UNSPECIFIED\x10\x00\x12\r\n\tPACE_SYNC\x10\x01\x12\x11\n\rPACE_PIPELINE\x10\x02\x12\x12\n\x0ePACE_LOOKAHEAD\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18paceline/v1/tokens.proto\x12\x0bpaceline.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc9\x03\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x12>\n\nlogit_bias\x18\x08 \x03(\x0b\x32*.paceline.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\t \x03(\r\x12\x18\n\x10\x62\x61nned_token_ids\x18\n \x03(\r\x12\x11\n\x04seed\x18\x0b \x01(\x04H\x02\x88\x01\x01\x12%\n\x07sampler\x18\x0c \x01(\x0e\x32\x14.paceline.v1.Sampler\x12\x0f\n\x07grammar\x18\r \x01(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"7\n\tStopRules\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x02 \x03(\r\"1\n\x0cTraceContext\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\"\xf3\x03\n\x0bSessionSpec\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x63ontext_token_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_length\x18\x03 \x01(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12%\n\x05stops\x18\x05 \x01(\x0b\x32\x16.paceline.v1.StopRules\x12\x11\n\tmax_draft\x18\x06 \x01(\r\x12\x0e\n\x06window\x18\x07 \x01(\r\x12\x0f\n\x07\x66\x61n_out\x18\x08 \x01(\r\x12\x14\n\x0cmodel_digest\x18\t \x01(\t\x12\x13\n\x0bnumerics_id\x18\n \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x0b \x01(\t\x12(\n\x05trace\x18\x0c \x01(\x0b\x32\x19.paceline.v1.TraceContext\x12+\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmin_draft\x18\x0e \x01(\r\x12%\n\x07profile\x18\x0f \x01(\x0e\x32\x14.paceline.v1.Profile\x12\x1f\n\x04pace\x18\x10 \x01(\x0e\x32\x11.paceline.v1.Pace\x12\r\n\x05\x61lias\x18\x11 \x01(\t\x12\x0e\n\x06tenant\x18\x12 \x01(\t\">\n\x12SparseDistribution\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"P\n\x08\x42ranches\x12\x0f\n\x07parents\x18\x01 \x03(\r\x12\x0f\n\x07offsets\x18\x02 \x03(\r\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\";\n\x06Grafts\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\xd7\x01\n\x05\x44raft\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x04 \x01(\x0c\x12\'\n\x08\x62ranches\x18\x05 \x01(\x0b\x32\x15.paceline.v1.Branches\x12\x36\n\rdistributions\x18\x06 \x03(\x0b\x32\x1f.paceline.v1.SparseDistribution\x12#\n\x06grafts\x18\x07 \x01(\x0b\x32\x13.paceline.v1.Grafts\"\xa7\x01\n\x0bStepTimings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x66orward\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06sample\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fstarted_unix_ns\x18\x04 \x01(\x04\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"=\n\x0c\x46\x65\x61tureFrame\x12\r\n\x05start\x18\x01 \x01(\r\x12\x10\n\x08num_rows\x18\x02 \x01(\r\x12\x0c\n\x04\x62\x66\x31\x36\x18\x03 \x01(\x0c\"N\n\x07KvShape\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnum_heads\x18\x02 \x01(\r\x12\x11\n\thead_size\x18\x03 \x01(\r\x12\x0f\n\x07history\x18\x04 \x01(\r\"T\n\x07KvFrame\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\'\n\x04rows\x18\x03 \x01(\x0b\x32\x19.paceline.v1.FeatureFrame\"Z\n\x03Tap\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04taps\x18\x02 \x03(\x11\x12\x0f\n\x07history\x18\x03 \x01(\r\x12 \n\x02kv\x18\x04 \x03(\x0b\x32\x14.paceline.v1.KvShape\"\x92\x02\n\x06\x43ommit\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.paceline.v1.TokenLogprobs\x12+\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0b\x32\x19.paceline.v1.FeatureFrame\x12\x0f\n\x07\x64rafted\x18\x06 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\r\x12)\n\x06\x66inish\x18\x08 \x01(\x0e\x32\x19.paceline.v1.FinishReason\x12)\n\x07timings\x18\t \x01(\x0b\x32\x18.paceline.v1.StepTimings\"+\n\x06\x43redit\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\r\"O\n\x07Refused\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\x17\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1b\n\x05\x43lose\x12\x12\n\nsession_id\x18\x01 \x01(\t*a\n\x07Sampler\x12\x17\n\x13SAMPLER_UNSPECIFIED\x10\x00\x12\x13\n\x0fSAMPLER_COUPLED\x10\x01\x12\x15\n\x11SAMPLER_REJECTION\x10\x02\x12\x11\n\rSAMPLER_BLOCK\x10\x03*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04*X\n\x07Profile\x12\x17\n\x13PROFILE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROFILE_CHAT\x10\x01\x12\x10\n\x0cPROFILE_CODE\x10\x02\x12\x10\n\x0cPROFILE_COPY\x10\x03*R\n\x04Pace\x12\x14\n\x10PACE_UNSPECIFIED\x10\x00\x12\r\n\tPACE_SYNC\x10\x01\x12\x11\n\rPACE_PIPELINE\x10\x02\x12\x12\n\x0ePACE_LOOKAHEAD\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_SAMPLER']._serialized_start=2579
-  _globals['_SAMPLER']._serialized_end=2676
-  _globals['_FINISHREASON']._serialized_start=2679
-  _globals['_FINISHREASON']._serialized_end=2828
-  _globals['_PROFILE']._serialized_start=2830
-  _globals['_PROFILE']._serialized_end=2918
-  _globals['_PACE']._serialized_start=2920
-  _globals['_PACE']._serialized_end=3002
+  _globals['_SAMPLER']._serialized_start=2595
+  _globals['_SAMPLER']._serialized_end=2692
+  _globals['_FINISHREASON']._serialized_start=2695
+  _globals['_FINISHREASON']._serialized_end=2844
+  _globals['_PROFILE']._serialized_start=2846
+  _globals['_PROFILE']._serialized_end=2934
+  _globals['_PACE']._serialized_start=2936
+  _globals['_PACE']._serialized_end=3018
   _globals['_SAMPLINGPARAMS']._serialized_start=74
   _globals['_SAMPLINGPARAMS']._serialized_end=531
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=441
@@ -51,35 +51,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRACECONTEXT']._serialized_start=590
   _globals['_TRACECONTEXT']._serialized_end=639
   _globals['_SESSIONSPEC']._serialized_start=642
-  _globals['_SESSIONSPEC']._serialized_end=1125
-  _globals['_SPARSEDISTRIBUTION']._serialized_start=1127
-  _globals['_SPARSEDISTRIBUTION']._serialized_end=1189
-  _globals['_BRANCHES']._serialized_start=1191
-  _globals['_BRANCHES']._serialized_end=1271
-  _globals['_GRAFTS']._serialized_start=1273
-  _globals['_GRAFTS']._serialized_end=1332
-  _globals['_DRAFT']._serialized_start=1335
-  _globals['_DRAFT']._serialized_end=1550
-  _globals['_STEPTIMINGS']._serialized_start=1553
-  _globals['_STEPTIMINGS']._serialized_end=1720
-  _globals['_TOKENLOGPROBS']._serialized_start=1722
-  _globals['_TOKENLOGPROBS']._serialized_end=1799
-  _globals['_FEATUREFRAME']._serialized_start=1801
-  _globals['_FEATUREFRAME']._serialized_end=1862
-  _globals['_KVSHAPE']._serialized_start=1864
-  _globals['_KVSHAPE']._serialized_end=1942
-  _globals['_KVFRAME']._serialized_start=1944
-  _globals['_KVFRAME']._serialized_end=2028
-  _globals['_TAP']._serialized_start=2030
-  _globals['_TAP']._serialized_end=2120
-  _globals['_COMMIT']._serialized_start=2123
-  _globals['_COMMIT']._serialized_end=2397
-  _globals['_CREDIT']._serialized_start=2399
-  _globals['_CREDIT']._serialized_end=2442
-  _globals['_REFUSED']._serialized_start=2444
-  _globals['_REFUSED']._serialized_end=2523
-  _globals['_DRAIN']._serialized_start=2525
-  _globals['_DRAIN']._serialized_end=2548
-  _globals['_CLOSE']._serialized_start=2550
-  _globals['_CLOSE']._serialized_end=2577
+  _globals['_SESSIONSPEC']._serialized_end=1141
+  _globals['_SPARSEDISTRIBUTION']._serialized_start=1143
+  _globals['_SPARSEDISTRIBUTION']._serialized_end=1205
+  _globals['_BRANCHES']._serialized_start=1207
+  _globals['_BRANCHES']._serialized_end=1287
+  _globals['_GRAFTS']._serialized_start=1289
+  _globals['_GRAFTS']._serialized_end=1348
+  _globals['_DRAFT']._serialized_start=1351
+  _globals['_DRAFT']._serialized_end=1566
+  _globals['_STEPTIMINGS']._serialized_start=1569
+  _globals['_STEPTIMINGS']._serialized_end=1736
+  _globals['_TOKENLOGPROBS']._serialized_start=1738
+  _globals['_TOKENLOGPROBS']._serialized_end=1815
+  _globals['_FEATUREFRAME']._serialized_start=1817
+  _globals['_FEATUREFRAME']._serialized_end=1878
+  _globals['_KVSHAPE']._serialized_start=1880
+  _globals['_KVSHAPE']._serialized_end=1958
+  _globals['_KVFRAME']._serialized_start=1960
+  _globals['_KVFRAME']._serialized_end=2044
+  _globals['_TAP']._serialized_start=2046
+  _globals['_TAP']._serialized_end=2136
+  _globals['_COMMIT']._serialized_start=2139
+  _globals['_COMMIT']._serialized_end=2413
+  _globals['_CREDIT']._serialized_start=2415
+  _globals['_CREDIT']._serialized_end=2458
+  _globals['_REFUSED']._serialized_start=2460
+  _globals['_REFUSED']._serialized_end=2539
+  _globals['_DRAIN']._serialized_start=2541
+  _globals['_DRAIN']._serialized_end=2564
+  _globals['_CLOSE']._serialized_start=2566
+  _globals['_CLOSE']._serialized_end=2593
 # @@protoc_insertion_point(module_scope)

@@ -320,6 +320,7 @@ class SessionSpec(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Minted by the coordinator, 32 hex digits."""
     prompt_length: _builtins.int
@@ -344,6 +345,8 @@ class SessionSpec(_message.Message):
     """When the drafter goes on; a value that is not known counts as unspecified."""
     alias: _builtins.str
     """What both sides call the session in all further messages of this stream, in place of its id; empty: its id."""
+    tenant: _builtins.str
+    """On whose behalf; never told to drafters. Sessions without one belong together."""
     @_builtins.property
     def context_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and every token committed so far."""
@@ -384,10 +387,11 @@ class SessionSpec(_message.Message):
         profile: Global___Profile.ValueType = ...,
         pace: Global___Pace.ValueType = ...,
         alias: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "sampling", b"sampling", "stops", b"stops", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "pace", b"pace", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "context_token_ids", b"context_token_ids", "deadline", b"deadline", "fan_out", b"fan_out", "max_draft", b"max_draft", "min_draft", b"min_draft", "model_digest", b"model_digest", "numerics_id", b"numerics_id", "pace", b"pace", "profile", b"profile", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "stops", b"stops", "tenant", b"tenant", "tokenizer_digest", b"tokenizer_digest", "trace", b"trace", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

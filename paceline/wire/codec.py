@@ -190,6 +190,7 @@ def session_spec_to_pb(spec: SessionSpec) -> tokens_pb2.SessionSpec:
         numerics_id=spec.numerics_id,
         tokenizer_digest=spec.tokenizer_digest,
         trace=trace_context_to_pb(spec.trace),
+        tenant=spec.tenant,
     )
     if spec.deadline_s > 0:
         message.deadline.CopyFrom(duration_to_pb(spec.deadline_s))
@@ -214,6 +215,7 @@ def session_spec_from_pb(message: tokens_pb2.SessionSpec) -> SessionSpec:
         numerics_id=message.numerics_id,
         tokenizer_digest=message.tokenizer_digest,
         trace=trace_context_from_pb(message.trace),
+        tenant=message.tenant,
         deadline_s=_deadline(message),
     )
 

@@ -56,6 +56,7 @@ def generate_request_to_pb(request: GenerateRequest) -> pb.GenerateRequest:
         "min_draft": request.min_draft,
         "profile": codec.PROFILES[request.profile],
         "allow_learning": request.allow_learning,
+        "tenant": request.tenant,
         "trace": codec.trace_context_to_pb(request.trace),
     }
     message = codec.build(pb.GenerateRequest, values | _input(request.prompt))
@@ -95,6 +96,7 @@ def generate_request_from_pb(message: pb.GenerateRequest, deadline_s: float = 0.
         min_draft=message.min_draft,
         profile=codec.PROFILES_BACK[message.profile],
         allow_learning=message.allow_learning,
+        tenant=message.tenant,
         trace=codec.trace_context_from_pb(message.trace),
         deadline_s=deadline_s,
     )

@@ -97,6 +97,7 @@ spec = st.builds(
     numerics_id=text,
     tokenizer_digest=text,
     trace=trace,
+    tenant=text,
     deadline_s=seconds,
 )
 
@@ -227,6 +228,7 @@ def generate_requests(draw: st.DrawFn) -> GenerateRequest:
             min_draft=u32,
             profile=st.sampled_from(Profile),
             allow_learning=st.booleans(),
+            tenant=text,
             trace=trace,
         )
     )

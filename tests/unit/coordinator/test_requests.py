@@ -220,6 +220,13 @@ def test_request_ids_of_the_client_are_kept(request_id: str) -> None:
     assert check_request_id(request_id) == request_id
 
 
+def test_tenants_are_kept_and_ones_that_are_no_names_are_refused() -> None:
+    assert [admitted(asking(tenant=name)).tenant for name in ("", "acme", "A-z_0.9")] == ["", "acme", "A-z_0.9"]
+    for bad in ("x" * 65, "a b", "ä"):
+        with pytest.raises(PacelineError, match=r"^tenant: "):
+            admitted(asking(tenant=bad))
+
+
 @pytest.mark.parametrize("request_id", ["x" * 65, "a b", "a/b", "ä", "a\n", "a\x00"])
 def test_other_request_ids_are_refused(request_id: str) -> None:
     with pytest.raises(PacelineError, match=r"^request_id: ") as refusal:

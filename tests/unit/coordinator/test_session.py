@@ -131,6 +131,12 @@ async def test_verifier_and_drafter_are_told_all_that_they_must_know() -> None:
         assert told == replace(spec, pace=Pace.LOOKAHEAD)
 
 
+async def test_a_verifier_learns_on_whose_behalf_and_a_drafter_does_not() -> None:
+    async with staged(GenerateRequest(PROMPT, max_tokens=8, tenant="acme")) as stage:
+        assert stage.spec.tenant == "acme"
+        assert (await stage.drafter.hear(SessionSpec)).tenant == ""
+
+
 async def test_a_commit_goes_on_to_the_drafter_without_waiting_for_the_store() -> None:
     async with staged() as stage:
         stage.store.is_away = True

@@ -145,8 +145,10 @@ def test_time_already_spent_on_drafting_makes_a_step_check_more() -> None:
 
 
 def test_many_rows_are_learned_by_powers_of_two() -> None:
-    for rows, size in ((16, 16), (17, 32), (32, 32), (33, 64)):
-        assert cost({rows: 0.5}).seconds(size) == 0.5
+    for rows in (16, 17, 32, 33, 200):
+        assert cost({rows: 0.5}).seconds(rows) == 0.5
+    assert cost({31: 0.7, 17: 0.5}).seconds(17) == 0.5
+    assert cost({16: 0.3, 17: 0.5}).seconds(16) == 0.3
 
 
 def test_beyond_what_was_seen_a_step_costs_what_its_rows_would_add() -> None:
