@@ -383,10 +383,13 @@ class VerifierRuntime:
 
 
 def _price(item: StepItem, rows: int, num_sessions: int, cost: Cost) -> float:
-    """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any."""
+    """What the rows of an item's drafts cost in a step of ``rows``, in plain steps; nothing without any.
+
+    All sessions of the step pay for them.
+    """
     if not item.num_checked:
         return 0.0
-    return (cost.seconds(rows) - cost.seconds(rows - item.num_checked)) / cost.seconds(num_sessions)
+    return num_sessions * (cost.seconds(rows) - cost.seconds(rows - item.num_checked)) / cost.seconds(num_sessions)
 
 
 def _mean_depth(ready: Sequence[VerifierSession]) -> float:

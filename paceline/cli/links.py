@@ -33,11 +33,16 @@ def links(
         0.005, min=0.0001, max=1.0, help="Looking ahead: the drafter's setting of that name; more saves bytes."
     ),
     tokens: int = typer.Option(600, min=30, help="Per point; more make it exact."),
+    floor: bool = typer.Option(
+        False, "--floor", help="Instead: the worst drafters against plain decoding, and 1 to 64 sessions."
+    ),
+    grid: bool = typer.Option(False, "--grid", help="Instead: the adaptive length against fixed ones, 48 cells."),
     out: Path = typer.Option(None, help="Write all points here as JSON."),
     plot: Path = typer.Option(None, help="SVG or PNG of the curves; needs the extra lab."),
     json_: bool = typer.Option(False, "--json", help="The points as JSON."),
 ) -> None:
     """Time per token by the round trip to the drafters: the real services, emulated links, virtual time."""
+    from paceline.cli.floor import echo_floor
     from paceline.lab.formulas import Hardware
     from paceline.lab.links import Plan
 
@@ -56,6 +61,9 @@ def links(
             hit=hit,
             alternatives=alternatives,
         )
+        if floor or grid:
+            echo_floor(hardware, tokens, is_grid=grid, as_json=json_, out=out)
+            return
         points = _measured(Plan(hardware, _numbers(rtts), jitter, tokens, least_reach=least_reach))
     except PacelineError as error:
         raise typer.BadParameter(str(error)) from error

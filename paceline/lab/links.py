@@ -101,7 +101,7 @@ def measure(plan: Plan, mode: DraftMode, rtt: float) -> Measured:
 
 async def _measure(plan: Plan, mode: DraftMode, rtt: float) -> Measured:
     ways = [Traffic() for _ in fields(Bytes)]
-    synthetic, count = _synthetic(plan.hardware), plan.num_tokens // NUM_PROMPTS
+    synthetic, count = synthetic_of(plan.hardware), plan.num_tokens // NUM_PROMPTS
     seconds = tokens = steps = 0.0
     async with local_system(*_parties(plan, mode, ways), settings=_settings(plan, rtt)) as system:
         for index in range(NUM_PROMPTS):
@@ -126,7 +126,8 @@ def _prompt(index: int) -> tuple[int, ...]:
     return (*range(1, 9), index)
 
 
-def _synthetic(on: Hardware) -> SyntheticSettings:
+def synthetic_of(on: Hardware) -> SyntheticSettings:
+    """A target and a drafter of these numbers."""
     return SyntheticSettings(
         vocab_size=VOCAB_SIZE,
         step_base_s=on.plain_s - on.row_s,
@@ -141,7 +142,7 @@ def _synthetic(on: Hardware) -> SyntheticSettings:
 
 def _parties(plan: Plan, mode: DraftMode, ways: Sequence[Traffic]) -> tuple[list[MakeVerifier], list[MakeDrafter]]:
     """Whose messages are counted in ``ways``, in the order of ``Bytes``."""
-    synthetic = _synthetic(plan.hardware)
+    synthetic = synthetic_of(plan.hardware)
     verifying = VerifierSettings(backend="synthetic", synthetic=synthetic)
     drafting = DrafterSettings(drafter="synthetic", synthetic=synthetic, least_reach=plan.least_reach)
     is_resident = mode is DraftMode.COLOCATED

@@ -28,7 +28,9 @@ class DraftArrivals:
         self._delay_s: float | None = None
         self._late_s = 0.0
         self._chance = 0.5
+        self._num_missed = 0
         self._saved = 1.0
+        self._num_verified = 0
         self._committed_at: float | None = None
         self._is_given_up = False
 
@@ -40,7 +42,7 @@ class DraftArrivals:
         """The drafter answered; ``useful`` says if it had a guess. The first answer per position counts."""
         if self._committed_at is None:
             return
-        delay, self._committed_at = now - self._committed_at, None
+        delay, self._committed_at, self._num_missed = now - self._committed_at, None, 0
         known = delay if self._delay_s is None else self._delay_s
         self._delay_s = known + (FASTER if delay < known else SLOWER) * (delay - known)
         self._late_s = max(delay, self._late_s + RATE * (delay - self._late_s))
@@ -49,22 +51,28 @@ class DraftArrivals:
     def missed(self) -> None:
         """A wait ended without an answer; no matter to a session that has its answer already.
 
-        What comes afterwards still tells how long a wait should have been.
+        What comes afterwards still tells how long a wait should have been. Who misses often without a word in between
+        has more likely died than been held up: one in a row halves the chance, two quarter it.
         """
         if not self.is_pending:
             return
         self._is_given_up = True
         if self._delay_s is not None:
             self._delay_s *= 1.0 + RATE
-        self._chance -= RATE * self._chance
+        self._num_missed += 1
+        self._chance *= 0.5**self._num_missed
 
     def settled(self) -> None:
         """The next position has its draft already."""
         self._committed_at = None
 
     def verified(self, saved: float) -> None:
-        """A step that had drafts, checked or not, saved this many plain steps: tokens more, less the time for rows."""
-        self._saved += RATE * (saved - self._saved)
+        """A step that had drafts, checked or not, saved this many plain steps: tokens more, less the time for rows.
+
+        What is expected before the first one counts like half of one.
+        """
+        self._num_verified += 1
+        self._saved += max(RATE, 1.0 / (0.5 + self._num_verified)) * (saved - self._saved)
 
     @property
     def is_pending(self) -> bool:

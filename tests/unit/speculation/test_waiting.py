@@ -66,7 +66,7 @@ def test_a_wait_is_worth_the_tokens_it_brings_less_the_time_it_takes() -> None:
     one.came(10.004, True)
     one.verified(5 - 1 - PRICE)
     one.committed(20.0)
-    chance, saved = 0.5 + RATE * 0.5, 1.0 + RATE * (3.0 - PRICE)
+    chance, saved = 0.5 + RATE * 0.5, 1.0 + (3.0 - PRICE) / 1.5
     prospect = one.expect(PLAIN_S)
     assert prospect is not None
     assert prospect.gain_s == pytest.approx(chance * saved * PLAIN_S)
@@ -111,8 +111,40 @@ def test_a_wait_in_vain_makes_drafts_less_likely_and_slower() -> None:
     after = one.expect(PLAIN_S)
     assert before is not None
     assert after is not None
-    assert after.gain_s == pytest.approx((1 - RATE) * before.gain_s)
+    assert after.gain_s == pytest.approx(before.gain_s / 2)
     assert after.delay_s == pytest.approx((1 + RATE) * before.delay_s)
+
+
+def test_waits_in_vain_in_a_row_count_ever_more_and_a_word_in_between_ends_the_row() -> None:
+    one, other = arrivals(0.002), arrivals(0.002)
+    gains = []
+    for index in range(4):
+        prospect = one.expect(PLAIN_S)
+        assert prospect is not None
+        gains.append(prospect.gain_s)
+        one.missed()
+        one.committed(200.0 + index)
+    assert gains == pytest.approx([gains[0], gains[0] / 2, gains[0] / 8, gains[0] / 64])
+    other.missed()
+    other.came(100.002, True)
+    other.committed(200.0)
+    before = other.expect(PLAIN_S)
+    other.missed()
+    other.committed(300.0)
+    after = other.expect(PLAIN_S)
+    assert before is not None
+    assert after is not None
+    assert after.gain_s == pytest.approx(before.gain_s / 2)
+
+
+def test_a_few_steps_whose_drafts_were_wrong_end_the_waiting() -> None:
+    one = DraftArrivals()
+    one.committed(100.0)
+    one.came(100.002, True)
+    for _ in range(5):
+        one.verified(-PRICE)
+    one.committed(200.0)
+    assert wait_until([one.expect(PLAIN_S)], 200.0) is None
 
 
 def test_a_wait_lasts_until_the_last_of_those_it_is_for() -> None:
