@@ -167,7 +167,7 @@ class CoordinatorSettings:
     mode: str = "lookahead"
     """Who drafts for requests that don't say: plain, sync, pipeline, lookahead or colocated. Without a pool of drafters
     the middle three are the same as colocated."""
-    fan_out: int = 3
+    fan_out: int = 8
     """Other tokens per place that drafters may send; in mode lookahead they go on behind these."""
     max_requests: int = 256
     """Requests at once; more are refused with RESOURCE_EXHAUSTED."""

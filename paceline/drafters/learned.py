@@ -12,6 +12,7 @@ from torch import nn
 
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import Branch, DrafterInfo, DraftJob, Guess, Needs, SessionSpec
+from paceline.drafters.advice import Adviser
 from paceline.drafters.description import Description
 from paceline.drafters.trained import TOKEN_IDS, TrainedDrafter, check_weights
 from paceline.drafters.trimmed import TrimmedSampler
@@ -19,10 +20,10 @@ from paceline.sampling.processors import validate
 
 MIN_REACH = 0.08
 """A guess ends where the chance that all of it is right falls below this."""
-MOST_OTHERS = 4
+MOST_OTHERS = 8
 """Second choices per place at most; a session may want fewer."""
-MIN_BRANCH = 0.03
-"""Branches that are needed less often than this are not worth a row."""
+MIN_BRANCH, MIN_WARM_BRANCH = 0.03, 0.005
+"""Branches that are needed less often than this are not sent; noise spreads what may come over more of them."""
 MAX_ODDS = 30.0
 """Logarithm of the most extreme odds: nothing is certain, and ``exp`` does not overflow."""
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -103,9 +104,12 @@ class GrowingGuess:
         """There is room, and some chance that a further token is of use."""
         return len(self.tokens) < self.most and self.reach >= MIN_REACH
 
-    def choices(self, logits: torch.Tensor, certainty: Certainty, count: int) -> list[tuple[int, float]]:
+    def choices(
+        self, logits: torch.Tensor, certainty: Certainty, count: int, adviser: Adviser | None = None
+    ) -> list[tuple[int, float]]:
         """The next token, what it would be without it, ..., with their confidences; logits [vocab]."""
-        found = self.sampler.choices(logits, self.context, len(self.context), count)
+        advice = adviser.advise(self.job, self.context) if adviser and self.sampler.takes_advice else None
+        found = self.sampler.choices(logits, self.context, len(self.context), count, advice)
         is_warm = self.sampler.is_warm
         return [(token, certainty.confidence(logprob, self.place, is_warm=is_warm)) for token, logprob in found]
 
@@ -134,7 +138,8 @@ class GrowingGuess:
                 tokens, chances = (token, *self.tokens[rest]), (confidence, *self.confidences[rest])
                 found.append((place.reach * confidence, Branch(0, place.position, tokens, chances)))
         found.sort(key=lambda entry: -entry[0])
-        branches = tuple(branch for chance, branch in found if chance >= MIN_BRANCH)
+        least = MIN_WARM_BRANCH if self.sampler.is_warm else MIN_BRANCH
+        branches = tuple(branch for chance, branch in found if chance >= least)
         return Guess(self.job.session, tuple(self.tokens), tuple(self.confidences), branches)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from paceline.core.errors import InvalidRequest, PacelineError, ResourceExhausted
 from paceline.core.ports import Drafter
 from paceline.core.types import DrafterInfo, DraftJob, Guess, KvShape, Needs, SessionSpec
+from paceline.drafters.advice import Advised, Adviser
 from paceline.drafters.seats import require_seat
 from paceline.speculation.merging import Merger, Opinion
 from paceline.speculation.trust import SessionTrust, SharedTrust
@@ -56,6 +57,7 @@ class MixDrafter:
         self.info = _merged([part.info for part in parts])
         self._shared = SharedTrust()
         self._sessions: dict[str, _Session] = {}
+        self._adviser = _introduce(self._parts)
 
     def open(self, spec: SessionSpec) -> None:
         """At every part; raises the first refusal when all refuse."""
@@ -94,10 +96,25 @@ class MixDrafter:
         for job in jobs:
             self._sessions[job.session].merger.advance(job)
         opinions: dict[str, list[Opinion]] = {job.session: [] for job in jobs}
-        for number in range(len(self._parts)):
-            for guess in self._ask(number, [job for job in jobs if number in self._sessions[job.session].parts]):
+        for number in sorted(range(len(self._parts)), key=lambda number: number == self._adviser):
+            asked = [job for job in jobs if self._is_asked(number, job.session, opinions[job.session])]
+            for guess in self._ask(number, asked):
                 opinions[guess.session].append(Opinion(number, guess))
-        return [self._sessions[job.session].merger.merge(job, opinions[job.session]) for job in jobs]
+        return [self._merged(job, opinions[job.session]) for job in jobs]
+
+    def _is_asked(self, number: int, session: str, opinions: Sequence[Opinion]) -> bool:
+        """An adviser is not where its advice is in another's guess already."""
+        heard = number == self._adviser and any(
+            isinstance(part := self._parts[one.source], Advised) and part.heeds(session) and one.guess.token_ids
+            for one in opinions
+        )
+        return number in self._sessions[session].parts and not heard
+
+    def _merged(self, job: DraftJob, opinions: Sequence[Opinion]) -> Guess:
+        """What a single one guesses is left as it is."""
+        if len(opinions) == 1:
+            return opinions[0].guess
+        return self._sessions[job.session].merger.merge(job, opinions)
 
     def _ask(self, number: int, jobs: Sequence[DraftJob]) -> Sequence[Guess]:
         """What a part guesses; after a failure one by one, so that only sessions that fail lose it."""
@@ -130,6 +147,17 @@ class MixDrafter:
 
     def _where(self, number: int, session: str) -> dict[str, object]:
         return {"part": self._parts[number].info.name, "session": session}
+
+
+def _introduce(parts: Sequence[Drafter]) -> int | None:
+    """Those that take advice to the first that gives it, whose number it returns."""
+    for number, adviser in enumerate(parts):
+        if isinstance(adviser, Adviser):
+            for part in parts:
+                if isinstance(part, Advised):
+                    part.listen_to(adviser)
+            return number
+    return None
 
 
 def _checked(jobs: Sequence[DraftJob], guesses: Sequence[Guess]) -> Sequence[Guess]:

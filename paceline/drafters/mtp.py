@@ -16,6 +16,7 @@ import torch
 from paceline.config.settings import DrafterSettings
 from paceline.core.errors import InvalidRequest
 from paceline.core.types import DraftJob, Guess, SessionSpec
+from paceline.drafters.advice import Adviser
 from paceline.drafters.description import shape_from
 from paceline.drafters.learned import (
     MOST_OTHERS,
@@ -94,6 +95,7 @@ class MtpDrafter:
         self._window = self._network.shape.window
         self._lexicon = Lexicon(trained)
         self._certainty = Certainty(about)
+        self._adviser: Adviser | None = None
         self._sessions: dict[str, _Session] = {}
         info = info_of(about, self._block, settings.max_sessions, is_optional=True)
         self.info = replace(info, weights_bytes=weights_bytes(self._network))
@@ -112,6 +114,14 @@ class MtpDrafter:
         """Remember the law of the session; its rows are made when it is drafted for."""
         require_seat(self._sessions, self.info)
         self._sessions[spec.session] = _Session(self._lexicon.sampler(spec), min(spec.fan_out, MOST_OTHERS))
+
+    def listen_to(self, adviser: Adviser) -> None:
+        """At a temperature, mix its law with the network's."""
+        self._adviser = adviser
+
+    def heeds(self, session: str) -> bool:
+        """Where tokens are drawn."""
+        return self._adviser is not None and self._sessions[session].sampler.takes_advice
 
     def close(self, session: str) -> None:
         """Forget it."""
@@ -194,7 +204,7 @@ class MtpDrafter:
             logits = self._network.logits(stacked)
             for draft, row in zip(drafts, logits, strict=True):
                 count = 1 + self._sessions[draft.job.session].num_others
-                draft.add(draft.choices(row, self._certainty, count))
+                draft.add(draft.choices(row, self._certainty, count, self._adviser))
             alive = [i for i, one in enumerate(drafts) if one.is_growing]
             drafts = [drafts[i] for i in alive]
             if drafts:

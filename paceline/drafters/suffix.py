@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from paceline.core.types import Branch, DrafterInfo, DraftJob, Guess, SessionSpec
+from paceline.drafters.advice import Advice
 from paceline.drafters.seats import require_seat
 
 LONGEST = 32
@@ -22,6 +23,9 @@ NUM_WEAK_PLACES = 16
 """The same where only one token agrees: more would be its overall habits, which change within a text."""
 DOUBT = 0.3
 """Over the root of the agreement: how often unanimous places were wrong, as measured on what SmolLM2-135M says."""
+LAW_DOUBT = 0.85
+"""The same where the votes are advice, a law to be mixed with another's: fitted by likelihood on texts that neither
+part had seen."""
 MIN_REACH = 0.01
 """The draft ends where the chance that all of it is right falls below this."""
 MIN_BRANCH = 0.03
@@ -109,14 +113,19 @@ def follow(voters: list[_Voter], longest: int, job: DraftJob, fan_out: int) -> G
 
 def _shares(voters: Sequence[_Voter], trust: float) -> dict[int, float]:
     """Of the votes, by token, times the trust in all of them."""
+    votes = _votes(voters)
+    # One vote of weight 1 against: a single place that agrees in few tokens is trusted little.
+    total = sum(votes.values()) + 1.0
+    return {token: weight / total * trust for token, weight in votes.items()}
+
+
+def _votes(voters: Sequence[_Voter]) -> dict[int, float]:
     votes: dict[int, float] = {}
     for voter in voters:
         token = voter.text[voter.place]
         # Squared: few long agreements outweigh many short ones.
         votes[token] = votes.get(token, 0.0) + voter.agreement**2
-    # One vote of weight 1 against: a single place that agrees in few tokens is trusted little.
-    total = sum(votes.values()) + 1.0
-    return {token: weight / total * trust for token, weight in votes.items()}
+    return votes
 
 
 def _outvoted(shares: Mapping[int, float], reach: float, position: int, fan_out: int) -> Iterator[Branch]:
@@ -124,6 +133,10 @@ def _outvoted(shares: Mapping[int, float], reach: float, position: int, fan_out:
     for token in sorted(shares, key=lambda token: (-shares[token], token))[:fan_out]:
         if reach * shares[token] >= MIN_BRANCH:
             yield Branch(0, position, (token,), (shares[token],))
+
+
+def _longest(voters: Sequence[_Voter]) -> int:
+    return max((voter.agreement for voter in voters), default=0)
 
 
 def _goes_on(voter: _Voter) -> bool:
@@ -187,14 +200,28 @@ class SuffixDrafter:
         """Let every similar place vote."""
         return [self._extend(job) for job in jobs]
 
+    def advise(self, job: DraftJob, context: Sequence[int]) -> Advice | None:
+        """The votes on what follows ``context``, trusted the more the longer places agree with it."""
+        session = self._sessions.get(job.session)
+        voters = self._voters(session, job, context) if session is not None else []
+        if not voters:
+            return None
+        votes = _votes(voters)
+        trust = 1.0 - LAW_DOUBT / math.sqrt(_longest(voters))
+        total = sum(votes.values())
+        return Advice(tuple(votes), tuple(trust * weight / total for weight in votes.values()))
+
     def _extend(self, job: DraftJob) -> Guess:
         session = self._sessions[job.session]
+        voters = self._voters(session, job, job.context)
+        return follow(voters, _longest(voters), job, session.fan_out)
+
+    def _voters(self, session: _Session, job: DraftJob, context: Sequence[int]) -> list[_Voter]:
+        """Places in what is committed, and in other texts, that end like ``context``."""
         own = session.index
         own.grow(job.context[len(own.tokens) : job.committed])
         indexes = (own, self._corpus, self._older, self._newer)
-        places = [(index.tokens, *found) for index in indexes for found in index.places(job.context)]
-        if not places:
-            places = [(index.tokens, *found) for index in indexes for found in index.weak_places(job.context)]
-        longest = max((agreement for _, _, agreement in places), default=0)
-        voters = [_Voter(*place) for place in places]
-        return follow(voters, longest, job, session.fan_out)
+        found = [_Voter(index.tokens, *place) for index in indexes for place in index.places(context)]
+        if found:
+            return found
+        return [_Voter(index.tokens, *place) for index in indexes for place in index.weak_places(context)]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from paceline.core.types import SamplingParams
+from paceline.drafters.advice import BOLDNESS, Advice, blend
 from paceline.models.argmax import best, log_total
 from paceline.models.noise import with_noise
 from paceline.models.sampling import RowSampler
@@ -33,22 +34,28 @@ class TrimmedSampler:
         self.is_warm = params.temperature > 0.0
         """There is noise in what is drawn."""
         self._num_drawable = _count_drawable(params, token_ids)
+        self.takes_advice = self.is_warm and self._whole is None
+        """Penalties and biases depend on what the adviser does not know."""
         self.can_draw = self._num_drawable > 0
         """False where all that may be said is unknown to the drafter; don't ask for tokens then."""
 
     def choices(
-        self, logits: torch.Tensor, context: Sequence[int], position: int, count: int
+        self, logits: torch.Tensor, context: Sequence[int], position: int, count: int, advice: Advice | None = None
     ) -> list[tuple[int, float]]:
         """The target's ids of what would be drawn, of what would be without the first, ...; at most ``count``.
 
         logits [vocab] of the drafter's tokens. With each the logarithm of its chance to be the target's draw, which
-        has the same noise: that of the logits with the noise in them.
+        has the same noise: that of the logits with the noise in them. ``advice`` may bring further tokens; give it
+        only where the sampler ``takes_advice``.
         """
         if self.is_greedy:
             row = as_array(logits)
             total = log_total(row)
             return [(int(self._ids[own]), float(logits[own]) - total) for own in best(row, count)]
         scores, tokens, kept = self._law(logits, context)
+        if advice is not None:
+            scores, tokens = blend(scores, tokens, advice)
+            scores = BOLDNESS * scores
         if self.is_warm:
             scores = self._params.temperature * with_noise(scores, self._params.seed, position, tokens)
         order = _largest(scores, count)

@@ -19,7 +19,7 @@ MAX_NODES = 512
 """Guessed tokens kept per session; a draft that would exceed it replaces everything older."""
 MAX_PATH = 256
 """Tokens of one path of a draft at most."""
-MAX_OTHERS = 4
+MAX_OTHERS = 8
 """Guesses beside the path, per place."""
 TAIL = 256
 """Committed tokens remembered, to judge late drafts."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from paceline.config.settings import CoordinatorSettings
 from paceline.core.ports import Drafter
 from paceline.core.types import Draft, DraftJob, FeatureFrame, Guess, SessionSpec, StopRules, Tokens
 from paceline.speculation.alternatives import AlternativeLearner, Share
@@ -24,6 +25,7 @@ from paceline.training.generate import Sample
 from paceline.training.replayable import is_replayable
 
 Watch = Callable[[Guess, Tokens], None]
+FAN_OUT = CoordinatorSettings().fan_out
 TOGETHER = 32
 """Sessions per call of the drafter."""
 
@@ -160,7 +162,12 @@ def replay(drafter: Drafter, samples: Sequence[Sample], block: int, watch: Watch
 def _open(drafter: Drafter, index: int, sample: Sample) -> _Replay:
     first = min(sample.prompt_length + 1, len(sample.tokens))
     spec = SessionSpec(
-        f"{index}", sample.tokens[:first], sample.prompt_length, sample.sampling, StopRules(max_tokens=1)
+        f"{index}",
+        sample.tokens[:first],
+        sample.prompt_length,
+        sample.sampling,
+        StopRules(max_tokens=1),
+        fan_out=FAN_OUT,
     )
     drafter.open(spec)
     return _Replay(spec.session, sample, first, sample.features_start)
