@@ -106,18 +106,20 @@ def packed() -> None:
 
 
 def step() -> None:
-    """ADR 21: whole steps of the model that the package brings."""
-    runner = ModelRunner(load(prepare("smollm2"), torch.bfloat16, max_context=2048), 2)
-    tokens = np.random.default_rng(0).integers(runner.loaded.vocab_size, size=1100).tolist()
+    """ADR 21 and 24: whole steps of the model that the package brings."""
+    loaded = [load(prepare("smollm2"), torch.bfloat16, max_context=2048) for _ in range(2)]
+    runners = {"16 bits": ModelRunner(loaded[0], 2), "8 bits": ModelRunner(loaded[1], 2, quantized=True)}
+    tokens = np.random.default_rng(0).integers(loaded[0].vocab_size, size=1100).tolist()
     for end in (200, 900):
-        runner.open("s")
-        runner.logits([Feed("s", 0, tokens[:end], 0)])
-        taken = [
-            f"{rows} rows {milliseconds(partial(runner.logits, [Feed('s', end, tokens[:rows], rows)])):.1f} ms"
-            for rows in (1, 2, 4, 8, 12, 16, 32)
-        ]
-        runner.close("s")
-        say(f"KV {end}: {', '.join(taken)}")
+        for name, runner in runners.items():
+            runner.open("s")
+            runner.logits([Feed("s", 0, tokens[:end], 0)])
+            taken = [
+                f"{rows} rows {milliseconds(partial(runner.logits, [Feed('s', end, tokens[:rows], rows)])):.1f} ms"
+                for rows in (1, 2, 4, 8, 12, 16, 32)
+            ]
+            runner.close("s")
+            say(f"{name}, KV {end}: {', '.join(taken)}")
 
 
 def spans() -> None:

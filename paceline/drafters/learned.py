@@ -20,6 +20,7 @@ from paceline.sampling.processors import validate
 
 MIN_REACH = 0.08
 """A guess ends where the chance that all of it is right falls below this."""
+MOST_GREEDY_OTHERS = 4
 MOST_OTHERS = 8
 """Second choices per place at most; a session may want fewer."""
 MIN_BRANCH, MIN_WARM_BRANCH = 0.03, 0.005
@@ -141,6 +142,11 @@ class GrowingGuess:
         least = MIN_WARM_BRANCH if self.sampler.is_warm else MIN_BRANCH
         branches = tuple(branch for chance, branch in found if chance >= least)
         return Guess(self.job.session, tuple(self.tokens), tuple(self.confidences), branches)
+
+
+def most_others(spec: SessionSpec, sampler: TrimmedSampler) -> int:
+    """Second choices per place that are looked for; noise makes more of them likely enough."""
+    return min(spec.fan_out, MOST_OTHERS if sampler.is_warm else MOST_GREEDY_OTHERS)
 
 
 def begin(job: DraftJob, sampler: TrimmedSampler, block: int, *, can_guess: bool) -> GrowingGuess:

@@ -17,7 +17,6 @@ from paceline.core.errors import InvalidRequest
 from paceline.core.types import DraftJob, Guess, SessionSpec
 from paceline.drafters.description import shape_from
 from paceline.drafters.learned import (
-    MOST_OTHERS,
     Certainty,
     GrowingGuess,
     Lexicon,
@@ -25,6 +24,7 @@ from paceline.drafters.learned import (
     choose_block,
     info_of,
     load_weights,
+    most_others,
 )
 from paceline.drafters.medusa_network import MedusaNetwork, MedusaShape, PackedMedusa
 from paceline.drafters.seats import require_seat
@@ -85,7 +85,8 @@ class MedusaDrafter:
     def open(self, spec: SessionSpec) -> None:
         """Remember the law of the session; its row is made when it is drafted for."""
         require_seat(self._sessions, self.info)
-        self._sessions[spec.session] = _Session(self._lexicon.sampler(spec), min(spec.fan_out, MOST_OTHERS))
+        sampler = self._lexicon.sampler(spec)
+        self._sessions[spec.session] = _Session(sampler, most_others(spec, sampler))
 
     def close(self, session: str) -> None:
         """Forget it."""

@@ -19,7 +19,6 @@ from paceline.core.types import DraftJob, Guess, SessionSpec
 from paceline.drafters.advice import Adviser
 from paceline.drafters.description import shape_from
 from paceline.drafters.learned import (
-    MOST_OTHERS,
     Certainty,
     GrowingGuess,
     Lexicon,
@@ -27,6 +26,7 @@ from paceline.drafters.learned import (
     choose_block,
     info_of,
     load_weights,
+    most_others,
 )
 from paceline.drafters.mtp_network import MtpNetwork, NetworkShape
 from paceline.drafters.mtp_packed import PackedNetwork
@@ -113,7 +113,8 @@ class MtpDrafter:
     def open(self, spec: SessionSpec) -> None:
         """Remember the law of the session; its rows are made when it is drafted for."""
         require_seat(self._sessions, self.info)
-        self._sessions[spec.session] = _Session(self._lexicon.sampler(spec), min(spec.fan_out, MOST_OTHERS))
+        sampler = self._lexicon.sampler(spec)
+        self._sessions[spec.session] = _Session(sampler, most_others(spec, sampler))
 
     def listen_to(self, adviser: Adviser) -> None:
         """At a temperature, mix its law with the network's."""
