@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,8 +21,9 @@ from paceline.drafters.warming import warm_up
 from paceline.speculation.fitting import misfit
 from paceline.telemetry import setup
 from paceline.telemetry.clock import SystemClock
+from paceline.telemetry.logs import configure
 from paceline.telemetry.metrics import VerifierMetrics
-from paceline.verifiers import create_backend
+from paceline.verifiers import create_backend, follow
 from paceline.wire.server import announce, serve, until_signal
 from paceline.wire.tasks import running, together
 from verifier_service.resident import Resident
@@ -30,7 +32,15 @@ from verifier_service.service import SERVICE, register
 
 
 async def run(settings: VerifierSettings) -> None:
-    """Load the model, serve until SIGTERM or SIGINT, then let sessions end. SIGHUP loads the resident drafter anew."""
+    """Load the model, serve until SIGTERM or SIGINT, then let sessions end. SIGHUP loads the resident drafter anew.
+
+    Any rank but the first serves nobody; it computes what that one says, and a signal ends it at once.
+    """
+    if settings.rank:
+        configure("verifier", settings.server.log_level)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        await asyncio.to_thread(follow, settings)
+        return
     telemetry, clock = setup.start("verifier", settings.server), SystemClock()
     backend = await asyncio.to_thread(create_backend, settings, clock)
     metrics = VerifierMetrics(telemetry.registry)
@@ -44,7 +54,7 @@ async def run(settings: VerifierSettings) -> None:
 
     try:
         async with (
-            running(together(runtime.run(), reloader.run()), until_signal()) as stopped,
+            running(together(runtime.run(), reloader.run(), backend.watch()), until_signal()) as stopped,
             serve(settings.server, register(runtime, reloader, telemetry.tracer), [SERVICE]) as up,
         ):
             await up.set_serving(True)

@@ -93,6 +93,16 @@ class VerifierSettings:
     """Where somebody decodes, prompts are read in pieces so small that a step takes at most so many times as long as
     without them, by what steps have cost so far; they get 16 rows all the same. Less is steadier text for those who
     decode, more is an earlier first token for those who come."""
+    tensor_parallel: int = 1
+    """Processes (ranks) that share the model, each with a part of every layer: for a target that is too large for one
+    machine. All verifiers of a pool must agree."""
+    rank: int = 0
+    """Of this process among them. Rank 0 serves; the others are its own processes unless ``rendezvous`` is set."""
+    rendezvous: str = ""
+    """For ranks on several machines: tcp://host:port of rank 0, the same for all. Empty for one machine, where rank 0
+    starts the others."""
+    rank_timeout_s: float = 60.0
+    """A rank that takes longer for its part of a step is lost, and the verifier ends."""
     resident: str = ""
     """A drafter that computes inside this process, between steps, where that pays: named as the drafter service's
     ``drafter``; empty for none. It serves as many sessions as the verifier, with its threads and dtype."""

@@ -89,6 +89,9 @@ class VerifierBackend(Protocol):
     def close(self, session: str) -> None:
         """Free the slot; unknown sessions are ignored."""
 
+    async def watch(self) -> None:
+        """For as long as the process serves: raises once the back end can't go on, and ends with it when cancelled."""
+
     async def step(self, items: Sequence[StepItem]) -> StepResult:
         """Run all rows in one forward pass, sample position by position, advance each session.
 

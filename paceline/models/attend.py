@@ -56,7 +56,7 @@ class Places:
     """Where each row of a step lives: ``slots`` and ``positions`` [rows]."""
 
     def __init__(self, slots: Indices, positions: Indices, beside: Beside | None = None) -> None:
-        self.slots, self.positions = slots, positions
+        self.slots, self.positions, self.beside = slots, positions, beside
         self.homes = (slots, positions)
         """Where keys and values are put."""
         count = len(slots) - (len(beside.slots) if beside else 0)

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.distributed import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
 from paceline.core.errors import InvalidRequest, NotFound, Unsupported
 from paceline.core.types import Tokens
 from paceline.models.packaged import gguf_file
+from paceline.models.ranks import Ranks
 from paceline.text.resolve import prepared_directory
 from paceline.text.tokenizer import vocabulary_digest
 
@@ -45,6 +47,8 @@ class LoadedModel:
     dtype: torch.dtype
     num_layers: int
     hidden_size: int
+    ranks: Ranks | None = None
+    """Those that share the model, when there are several."""
 
 
 def choose_dtype(name: str) -> torch.dtype:
@@ -102,12 +106,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedModel:
-    """Read a prepared directory. Raises ``NotFound``, ``InvalidRequest``, ``Unsupported``."""
+def load(directory: Path, dtype: torch.dtype, *, max_context: int, ranks: Ranks | None = None) -> LoadedModel:
+    """Read a prepared directory, or with ``ranks`` this one's share of it.
+
+    Raises ``NotFound``, ``InvalidRequest``, ``Unsupported``.
+    """
     _check(directory)
-    model = _read_model(directory, dtype)
+    model = _read_model(directory, dtype, ranks)
     described = _described(directory, model.config, dtype, max_context)
-    return replace(described, model=model, vocab_size=model.get_output_embeddings().weight.shape[0])
+    return replace(described, model=model, ranks=ranks, vocab_size=model.get_output_embeddings().weight.shape[0])
 
 
 def describe(directory: Path, dtype: torch.dtype, *, max_context: int) -> LoadedModel:
@@ -165,9 +172,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _read_model(directory: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
+def _read_model(directory: Path, dtype: torch.dtype, ranks: Ranks | None) -> Any:  # noqa: ANN401
     """With the library's plain attention; every weight comes from the files."""
     transformers_logging.disable_progress_bar()
+    shares = {"distributed_config": DistributedConfig(tp_size=ranks.size)} if ranks else {}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -177,6 +185,7 @@ def _read_model(directory: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
             output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
+            **shares,
         )
     except Exception as error:  # readers of broken files raise whatever they meet
         raise InvalidRequest(f"model: {directory} can't be loaded: {_first_line(error)}") from error
@@ -187,6 +196,19 @@ def _read_model(directory: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
     if other:
         raise Unsupported(f"model: layers of type {', '.join(sorted(other))} are not served; choose another model.")
     return model.eval()
+
+
+def check_shares(directory: Path, size: int) -> None:
+    """Raises ``Unsupported`` where ranks can't share the model, before any of them is started."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if heads % size or config.num_attention_heads % size:
+        raise Unsupported(
+            f"tensor_parallel: {size} ranks can't share {heads} heads of keys and values evenly; choose a number that "
+            f"divides {heads}."
+        )
+    if torch.accelerator.is_available():
+        raise Unsupported("tensor_parallel: only processors are served; hide accelerators (CUDA_VISIBLE_DEVICES='').")
 
 
 def _context_limit(config: Any, wanted: int) -> int:  # noqa: ANN401

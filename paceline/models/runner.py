@@ -17,8 +17,10 @@ from paceline.models.attend import KeyValues
 from paceline.models.footprint import token_bytes, weights_bytes
 from paceline.models.fused import FusedForward, can_fuse
 from paceline.models.generic import GenericForward, stock_logits
+from paceline.models.led import LedForward, follow
 from paceline.models.loading import LoadedModel
 from paceline.models.rows import Output, Rows, Segment, lay_out
+from paceline.models.sharded import take_shards
 from paceline.models.slots import SlotTable
 from paceline.models.view import TargetView
 
@@ -32,6 +34,13 @@ _TWIN = {torch.bfloat16: 0.08, torch.float32: 1e-3}
 """The same for two forwards that round at the same places."""
 _QUANTIZED = 0.35
 """The same with weights of 8 bits, in any type: other roundings of an activation may be another step."""
+
+
+class Cache(Protocol):
+    """Keys and values of sessions."""
+
+    def copy(self, home: tuple[int, int], place: tuple[int, int]) -> None:
+        """Those of one (slot, position) to another."""
 
 
 class Forward(Protocol):
@@ -50,7 +59,7 @@ class Forward(Protocol):
     def keys_and_values(self, kind: str) -> KeyValues | None:
         """Of the last layer of this kind that makes its own; None without such a layer."""
 
-    def caches(self) -> Iterable[KeyValues]:
+    def caches(self) -> Iterable[Cache]:
         """All that there are."""
 
 
@@ -80,8 +89,16 @@ class ModelRunner:
         self.min_rows = 1
         """Steps are padded to this many rows; ``invariance.settle`` sets what the machine needs."""
         self.slots = SlotTable(max_sessions, loaded.max_context)
-        self._forward = _choose_forward(loaded, max_sessions + 1, quantized=quantized)
+        self._own = _choose_forward(loaded, max_sessions + 1, quantized=quantized)
+        self.led = LedForward(self._own, loaded.ranks) if loaded.ranks and loaded.ranks.rank == 0 else None
+        """Where several ranks share the model and this is the first of them."""
+        self._forward: Forward = self.led or self._own
         self._homes: dict[tuple[str, int, int], tuple[int, int]] = {}
+
+    def follow(self) -> None:
+        """On the other ranks: compute what rank 0 says, and return when it ends. Raises ``Unavailable``."""
+        if self.loaded.ranks:
+            follow(self._own, self.loaded.ranks)
 
     def open(self, session: str) -> None:
         """Take a slot."""
@@ -137,18 +154,9 @@ class ModelRunner:
     @property
     def numerics_id(self) -> str:
         """Hash of all that decides the bits of a logit."""
-        parts = (
-            self.loaded.digest,
-            str(self.loaded.dtype),
-            torch.__version__,
-            numba.__version__,
-            np.__version__,
-            self._forward.kernel_plan,
-            str(self.min_rows),
-            platform.machine(),
-            torch.backends.cpu.get_cpu_capability(),
-            str(sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)),
-        )
+        software, machine = versions()
+        plan = (self._forward.kernel_plan, str(self.min_rows))
+        parts = (self.loaded.digest, str(self.loaded.dtype), *software, *plan, *machine)
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
     @property
@@ -165,6 +173,16 @@ class ModelRunner:
     def token_bytes(self) -> int:
         """Memory of the keys and values of one position."""
         return token_bytes(self._forward)
+
+
+def versions() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What else decides the bits: software and machine."""
+    machine = (
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+        str(sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)),
+    )
+    return (torch.__version__, numba.__version__, np.__version__), machine
 
 
 def _split(
@@ -186,13 +204,15 @@ def _homes(feeds: Sequence[Feed], rows: Rows) -> dict[tuple[str, int, int], tupl
     return dict(zip(names, zip(slots, positions, strict=True), strict=True))
 
 
-def _choose_forward(loaded: LoadedModel, num_slots: int, *, quantized: bool) -> Forward:
+def _choose_forward(loaded: LoadedModel, num_slots: int, *, quantized: bool) -> FusedForward | GenericForward:
     """The fused forward when it knows the model's parts and comes close to the generic one, else that one."""
     model, shape = loaded.model, (num_slots, loaded.max_context)
     probe = [token % loaded.vocab_size for token in _PROBE[: loaded.max_context]]
     with torch.inference_mode():
         stock = stock_logits(model, probe)
-        fused = FusedForward(model, *shape, quantized=quantized) if can_fuse(model) else None
+        if loaded.ranks:
+            take_shards(model, loaded.ranks)
+        fused = FusedForward(model, *shape, quantized=quantized) if not loaded.ranks and can_fuse(model) else None
         generic = GenericForward(model, *shape, quantized=quantized)
         try:
             logits = _in_pieces(generic, probe)

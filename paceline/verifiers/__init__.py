@@ -10,6 +10,8 @@ from paceline.core.ports import Clock, VerifierBackend
 def _synthetic(settings: VerifierSettings, clock: Clock) -> VerifierBackend:
     from paceline.verifiers.synthetic import SyntheticVerifier
 
+    if settings.tensor_parallel != 1:
+        raise InvalidRequest("tensor_parallel: a synthetic model has nothing to share; set 1, or backend=torch.")
     return SyntheticVerifier(settings, clock)
 
 
@@ -20,6 +22,13 @@ def _torch(settings: VerifierSettings, clock: Clock) -> VerifierBackend:
 
 
 BACKENDS = {"synthetic": _synthetic, "torch": _torch}
+
+
+def follow(settings: VerifierSettings) -> None:
+    """Be a rank behind the first one of a verifier, until that one ends. Raises ``Unavailable`` when it is lost."""
+    from paceline.verifiers.torch import follow
+
+    follow(settings)
 
 
 def create_backend(settings: VerifierSettings, clock: Clock) -> VerifierBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from paceline.config.settings import VerifierSettings
@@ -52,6 +53,10 @@ class SyntheticVerifier:
         """Free the slot."""
         self._specs.pop(session, None)
         self._caches.pop(session, None)
+
+    async def watch(self) -> None:
+        """For ever: nothing can happen to it."""
+        await asyncio.get_running_loop().create_future()
 
     async def step(self, items: Sequence[StepItem]) -> StepResult:
         """Hash all rows, then sleep for as long as the profile says."""

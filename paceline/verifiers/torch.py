@@ -7,21 +7,24 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
 from paceline.config.settings import VerifierSettings
+from paceline.core.errors import Unavailable
 from paceline.core.ports import TargetState
 from paceline.core.types import Alternative, SessionSpec, StepItem, StepOutcome, StepResult, Tokens, VerifierInfo
 from paceline.models.frames import make_frames, make_kv_frames, union_of_taps
 from paceline.models.invariance import Invariance, settle
-from paceline.models.loading import choose_dtype, load, prepare
+from paceline.models.loading import check_shares, choose_dtype, load, model_digest, prepare
 from paceline.models.packed import is_quantized
 from paceline.models.rows import Output
-from paceline.models.runner import Feed, ModelRunner
+from paceline.models.runner import Feed, ModelRunner, versions
 from paceline.models.sampling import RowSampler
 from paceline.models.threads import use_threads
 from paceline.verifiers.checks import check
+from paceline.verifiers.crew import BEAT_S, Crew, threads_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +45,9 @@ class _Session:
 class TorchVerifier:
     """``core.ports.VerifierBackend``; computes in one worker thread of its own."""
 
-    def __init__(self, runner: ModelRunner, invariance: Invariance, worker: Executor) -> None:
+    def __init__(self, runner: ModelRunner, invariance: Invariance, worker: Executor, crew: Crew | None = None) -> None:
         loaded = runner.loaded
-        self._runner = runner
+        self._runner, self._crew = runner, crew
         self.worker: Executor | None = worker
         self._sessions: dict[str, _Session] = {}
         self._view = runner.view()
@@ -70,21 +73,27 @@ class TorchVerifier:
     @classmethod
     def load(cls, settings: VerifierSettings) -> TorchVerifier:
         """Read the model and prove its invariance; takes seconds."""
-        worker = ThreadPoolExecutor(
-            1, thread_name_prefix="verifier", initializer=use_threads, initargs=(settings.threads,)
-        )
+        threads = threads_of(settings)
+        worker = ThreadPoolExecutor(1, thread_name_prefix="verifier", initializer=use_threads, initargs=(threads,))
         return worker.submit(cls._load, settings, worker).result()
 
     @classmethod
     def _load(cls, settings: VerifierSettings, worker: ThreadPoolExecutor) -> TorchVerifier:
-        directory = prepare(settings.model)
-        loaded = load(directory, choose_dtype(settings.dtype), max_context=settings.max_context)
-        runner = ModelRunner(loaded, settings.max_sessions, quantized=is_quantized(settings.quantize))
-        invariance = settle(runner)
+        directory = prepare(settings.model)  # by one process, whoever else needs it
+        if settings.tensor_parallel > 1:
+            check_shares(directory, settings.tensor_parallel)
+        crew = Crew.join(settings)
+        try:
+            runner = load_runner(settings, crew)
+            invariance = settle(runner)
+        except Exception:
+            if crew:
+                crew.stop()
+            raise
         level = logging.INFO if invariance.is_exact else logging.WARNING
-        fields = {"model": loaded.name, "plan": runner.kernel_plan, "probe": invariance.detail}
+        fields = {"model": runner.loaded.name, "plan": runner.kernel_plan, "probe": invariance.detail}
         _log.log(level, "model loaded", extra=fields)
-        return cls(runner, invariance, worker)
+        return cls(runner, invariance, worker, crew)
 
     def open(self, spec: SessionSpec) -> None:
         """Take a KV slot."""
@@ -96,6 +105,28 @@ class TorchVerifier:
         """Free it."""
         self._runner.close(session)
         self._sessions.pop(session, None)
+
+    async def watch(self) -> None:
+        """Ask the other ranks again and again whether they are there; where there are none, wait for ever."""
+        loop, led = asyncio.get_running_loop(), self._runner.led
+        try:
+            while led is not None:
+                await loop.run_in_executor(self.worker, led.beat)
+                await asyncio.sleep(BEAT_S)
+            await loop.create_future()
+        finally:
+            await asyncio.to_thread(self.leave)
+
+    def leave(self) -> None:
+        """Let the other ranks end, if there are any; no step is possible then."""
+        if self._runner.led is None or self._crew is None or self.worker is None:
+            return
+        has_ended = False
+        with suppress(Unavailable):
+            self.worker.submit(self._runner.led.beat).result()
+            self.worker.submit(self._runner.led.end).result()
+            has_ended = True
+        self._crew.stop(farewell=has_ended)
 
     async def step(self, items: Sequence[StepItem]) -> StepResult:
         """One forward pass in the worker thread."""
@@ -158,3 +189,20 @@ def _find(item: StepItem, index: int, token: int) -> int | None:
     """Number of the alternative that says this."""
     wanted = Alternative(index, token)
     return item.alternatives.index(wanted) if wanted in item.alternatives else None
+
+
+def load_runner(settings: VerifierSettings, crew: Crew | None) -> ModelRunner:
+    """The model, or this rank's share of it."""
+    directory, ranks = prepare(settings.model), crew.ranks if crew else None
+    dtype, quantized = choose_dtype(settings.dtype), is_quantized(settings.quantize)
+    if ranks:
+        ranks.agree(*versions(), model_digest(directory), dtype, quantized, settings.max_sessions, settings.max_context)
+    loaded = load(directory, dtype, max_context=settings.max_context, ranks=ranks)
+    return ModelRunner(loaded, settings.max_sessions, quantized=quantized)
+
+
+def follow(settings: VerifierSettings) -> None:
+    """Be another rank than the first, until that one ends. Raises ``Unavailable`` when it is lost."""
+    use_threads(threads_of(settings))
+    crew = Crew.join(settings)
+    load_runner(settings, crew).follow()

@@ -13,6 +13,7 @@ from paceline.core.ports import VerifierBackend
 from paceline.core.types import Alternative, SamplingParams, SessionSpec, StepItem, StepOutcome, StopRules, Tokens
 from paceline.telemetry.clock import SystemClock
 from paceline.verifiers import create_backend
+from paceline.verifiers.torch import TorchVerifier
 from tests.support.tiny_models import VOCAB, random_tokens, write_model
 
 PROMPT = tuple(random_tokens(11))
@@ -35,17 +36,21 @@ SAMPLING = {
 }
 
 
-@pytest.fixture(scope="module", params=["synthetic", "torch float32", "torch bfloat16", "torch generic"])
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VerifierBackend:
+@pytest.fixture(scope="module", params=["synthetic", "torch float32", "torch bfloat16", "torch generic", "torch ranks"])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerifierBackend]:
     kind, _, dtype = request.param.partition(" ")
     settings = VerifierSettings(
         backend=kind, max_sessions=SLOTS, max_context=100, synthetic=SyntheticSettings(vocab_size=VOCAB)
     )
     if kind == "torch":
-        family, dtype = ("qwen3", "float32") if dtype == "generic" else ("llama", dtype)
+        family, num_ranks = "qwen3" if dtype == "generic" else "llama", 2 if dtype == "ranks" else 1
         directory = write_model(tmp_path_factory.mktemp("model"), family, head_dim=16)
-        settings = replace(settings, model=str(directory), dtype=dtype)
-    return create_backend(settings, SystemClock())
+        dtype = "float32" if dtype in ("generic", "ranks") else dtype
+        settings = replace(settings, model=str(directory), dtype=dtype, tensor_parallel=num_ranks)
+    made = create_backend(settings, SystemClock())
+    yield made
+    if isinstance(made, TorchVerifier):
+        made.leave()
 
 
 @pytest.fixture(autouse=True)
