@@ -139,7 +139,9 @@ async def run_prepare(source: str) -> None:
     import sys
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "paceline.cli", "prepare", source, "--quiet", stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "paceline.cli", "prepare", source, "--quiet"),
+        stdout=asyncio.subprocess.DEVNULL,  # ours is for what was asked for
+        stderr=asyncio.subprocess.PIPE,
     )
     _, errors = await process.communicate()
     if process.returncode:

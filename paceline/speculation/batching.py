@@ -93,7 +93,11 @@ class Batcher:
         taking = self._take(decoding, budget - kept)
         left = budget - _rows(taking)
         drafts = sum(self._lengths(taking, left - kept, cost))
-        chunks = self._take(prefilling, max(kept, min(left - drafts, bearable)))
+        chunks: list[_Share] = []
+        found = -1
+        while found < _rows(wider := self._take(prefilling, max(kept, min(left - drafts, bearable)))):
+            chunks, found = wider, _rows(wider)
+            drafts = sum(self._lengths(taking + chunks, left - found, cost))  # beside prompts fewer drafts pay
         self._owed = max(0.0, self._owed - _rows(chunks)) % 1.0  # what prefill had no use for is not owed any more
         return taking + chunks
 
