@@ -15,6 +15,7 @@ from paceline.models.tiles import LANES, ROWS, product
 SHARED = {"parallel": True, "nogil": True, "cache": True, "error_model": "numpy"}
 """Options of kernels that use all threads."""
 HALF = LANES // 2
+_PUT, _ADD, _GATE = range(3)
 
 
 @njit(**ROW)
@@ -112,45 +113,40 @@ def _times(count, x, first, tiles, tile, out):
 
 
 @njit(**SHARED)
+def _share_out(parts, x, tiles, bias, out, way):
+    """Products of all rows with all tiles; ``way`` is what becomes of the sums."""
+    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
+    for part in prange(parts):
+        sums = np.empty((ROWS, LANES), np.float32)
+        for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
+            own = bias[tile * LANES : (tile + 1) * LANES]
+            for first in range(0, num_rows, ROWS):
+                count = min(ROWS, num_rows - first)
+                times(count, rows, first, tiles, tile, sums)
+                if way == _PUT:
+                    _put(sums, count, own, out, first, tile * LANES)
+                elif way == _ADD:
+                    _add(sums, count, own, out, first, tile * LANES)
+                else:
+                    _gate(sums, count, own, out, first, tile * HALF)
+
+
+@njit(nogil=True, cache=True)
 def multiply(parts, x, tiles, bias, out):
     """out [rows, n] = x [rows, depth] times tiles, plus bias.
 
     tiles [n / LANES, depth / pair, LANES, pair], or the three arrays of ``ByteTiles``.
     """
-    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
-    for part in prange(parts):
-        sums = np.empty((ROWS, LANES), np.float32)
-        for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
-            column = tile * LANES
-            for first in range(0, num_rows, ROWS):
-                count = min(ROWS, num_rows - first)
-                times(count, rows, first, tiles, tile, sums)
-                _put(sums, count, bias[column : column + LANES], out, first, column)
+    _share_out(parts, x, tiles, bias, out, _PUT)
 
 
-@njit(**SHARED)
+@njit(nogil=True, cache=True)
 def add_product(parts, x, tiles, bias, out):
     """out [rows, n] += x times tiles, plus bias."""
-    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
-    for part in prange(parts):
-        sums = np.empty((ROWS, LANES), np.float32)
-        for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
-            column = tile * LANES
-            for first in range(0, num_rows, ROWS):
-                count = min(ROWS, num_rows - first)
-                times(count, rows, first, tiles, tile, sums)
-                _add(sums, count, bias[column : column + LANES], out, first, column)
+    _share_out(parts, x, tiles, bias, out, _ADD)
 
 
-@njit(**SHARED)
+@njit(nogil=True, cache=True)
 def gated_product(parts, x, tiles, bias, out):
     """out [rows, n] = silu(gate) * up; each tile has half of its lanes of either."""
-    num_tiles, num_rows, rows = count_tiles(tiles), x.shape[0], ready(parts, x, tiles)
-    for part in prange(parts):
-        sums = np.empty((ROWS, LANES), np.float32)
-        for tile in range(num_tiles * part // parts, num_tiles * (part + 1) // parts):
-            column = tile * LANES
-            for first in range(0, num_rows, ROWS):
-                count = min(ROWS, num_rows - first)
-                times(count, rows, first, tiles, tile, sums)
-                _gate(sums, count, bias[column : column + LANES], out, first, tile * HALF)
+    _share_out(parts, x, tiles, bias, out, _GATE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from paceline.core.errors import invariant
-from paceline.core.ports import Clock, Runtime
+from paceline.core.ports import Clock
 from paceline.core.types import (
     DrafterCommand,
     DrafterEvent,
@@ -18,6 +18,7 @@ from paceline.core.types import (
     VerifierInfo,
 )
 from paceline.testing.links import LosableLink
+from paceline.wire.counted import Served
 from paceline.wire.memory import MemoryLink
 
 _log = logging.getLogger(__name__)
@@ -30,32 +31,12 @@ EventT = TypeVar("EventT")
 EventOut = TypeVar("EventOut", covariant=True)
 
 
-class PartyRuntime(Runtime[CommandIn, EventOut], Protocol[InfoOut, CommandIn, EventOut]):
-    """What the runtimes of verifiers and drafters have in common."""
-
-    @property
-    def info(self) -> InfoOut:
-        """What is served."""
-
-    @property
-    def num_sessions(self) -> int:
-        """Sessions that are open or about to be."""
-
-    async def run(self) -> None:
-        """Serve for ever."""
-
-    def drain(self, reason: str) -> None:
-        """Take no new sessions from now on."""
-
-
 class Party(Generic[InfoT, CommandT, EventT]):
     """``make`` makes its runtime, whenever it starts."""
 
-    def __init__(
-        self, address: str, make: Callable[[Clock], PartyRuntime[InfoT, CommandT, EventT]], clock: Clock
-    ) -> None:
+    def __init__(self, address: str, make: Callable[[Clock], Served[InfoT, CommandT, EventT]], clock: Clock) -> None:
         self.address = address
-        self.runtime: PartyRuntime[InfoT, CommandT, EventT] | None = None
+        self.runtime: Served[InfoT, CommandT, EventT] | None = None
         self.failure: Exception | None = None
         """Why it died by itself; the system raises it in the end, unless a test that wanted it sets None."""
         self._make = make
@@ -74,7 +55,7 @@ class Party(Generic[InfoT, CommandT, EventT]):
         self.runtime = self._make(self._clock)
         self._tasks.append(asyncio.create_task(self._live(self.runtime), name=self.address))
 
-    async def _live(self, runtime: PartyRuntime[InfoT, CommandT, EventT]) -> None:
+    async def _live(self, runtime: Served[InfoT, CommandT, EventT]) -> None:
         try:
             await runtime.run()
         except Exception as failure:
@@ -109,5 +90,5 @@ class Party(Generic[InfoT, CommandT, EventT]):
 
 Verifier = Party[VerifierInfo, VerifierCommand, VerifierEvent]
 Drafter = Party[DrafterInfo, DrafterCommand, DrafterEvent]
-MakeVerifier = Callable[[Clock], PartyRuntime[VerifierInfo, VerifierCommand, VerifierEvent]]
-MakeDrafter = Callable[[Clock], PartyRuntime[DrafterInfo, DrafterCommand, DrafterEvent]]
+MakeVerifier = Callable[[Clock], Served[VerifierInfo, VerifierCommand, VerifierEvent]]
+MakeDrafter = Callable[[Clock], Served[DrafterInfo, DrafterCommand, DrafterEvent]]
