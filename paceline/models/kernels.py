@@ -99,13 +99,8 @@ def rms_norm(x, weight, eps, out):
             out[r, i] = store(load(normed) * load(weight[i]), x[r, i])
 
 
-@njit(**ROW)
-def silu_gate(gate_up, out):
-    """silu(gate) * up of each row [rows, 2 size], rounded where ``transformers`` rounds."""
-    num_rows, size = out.shape
-    for r in range(num_rows):
-        for i in range(size):
-            x = load(gate_up[r, i])
-            e = exp(-abs(x))
-            silu = x * (nb.float32(1) if x >= nb.float32(0) else e) / (nb.float32(1) + e)
-            out[r, i] = store(load(store(silu, out[r, i])) * load(gate_up[r, size + i]), out[r, i])
+@nb.extending.register_jitable(inline="always")
+def silu(x):
+    """x times its logistic function; the exponential of a positive number is never taken."""
+    e = exp(-abs(x))
+    return x * (nb.float32(1) if x >= nb.float32(0) else e) / (nb.float32(1) + e)

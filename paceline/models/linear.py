@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numba import njit, prange
 from numba.core import types
 from numba.extending import overload
 
-from paceline.models.kernels import ROW, exp, load, store
+from paceline.models.kernels import ROW, load, silu, store
 from paceline.models.quantized import byte_product, quantize
 from paceline.models.tiles import LANES, ROWS, product
 
@@ -52,10 +51,7 @@ def _gate(sums, count, bias, out, first, column):
         for n in range(LANES):
             total[n] = load(store(total[n] + bias[n], row[0]))
         for n in range(HALF):
-            x = total[n]
-            e = exp(-abs(x))
-            silu = x * (nb.float32(1) if x >= nb.float32(0) else e) / (nb.float32(1) + e)
-            total[n] = load(store(silu, row[0])) * total[HALF + n]
+            total[n] = load(store(silu(total[n]), row[0])) * total[HALF + n]
         for n in range(row.shape[0]):
             row[n] = store(total[n], row[0])
 

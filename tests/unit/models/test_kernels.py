@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numba import get_num_threads
 
-from paceline.models.kernels import rms_norm, silu_gate
+from paceline.models.kernels import rms_norm
+from paceline.models.linear import gated_product
+from paceline.models.packed import interleaved, tiled, wide
 from paceline.models.views import as_array
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -33,13 +36,21 @@ def test_the_norm_is_the_root_mean_square_norm(dtype: torch.dtype, size: int) ->
     torch.testing.assert_close(norm(x, weight).double(), expected, rtol=2 * TOLERANCE[dtype], atol=2 * TOLERANCE[dtype])
 
 
+def gated(gate_up: torch.Tensor) -> torch.Tensor:
+    """[rows, size] of gates and what they gate [rows, 2 size], which come out of a product with ones."""
+    out = torch.empty(len(gate_up), gate_up.shape[1] // 2, dtype=gate_up.dtype)
+    weight = interleaved(torch.eye(gate_up.shape[1], dtype=gate_up.dtype).chunk(2))
+    bias = wide(torch.zeros(len(weight)))
+    gated_product(get_num_threads(), as_array(gate_up), tiled(weight), bias, as_array(out))
+    return out
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [8, 24, 1000])
 def test_the_gate_is_silu_times_up(dtype: torch.dtype, size: int) -> None:
     gate_up = 4 * random(7, 2 * size, dtype=dtype)
     gate_up[0, :4] = torch.tensor([0.0, 90.0, -90.0, -1e30])
-    out = torch.empty(7, size, dtype=dtype)
-    silu_gate(as_array(gate_up), as_array(out))
+    out = gated(gate_up)
     gate, up = gate_up.double().chunk(2, dim=-1)
     expected = torch.nn.functional.silu(gate) * up
     torch.testing.assert_close(out.double(), expected, rtol=2 * TOLERANCE[dtype], atol=1e-6)
@@ -48,10 +59,7 @@ def test_the_gate_is_silu_times_up(dtype: torch.dtype, size: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_norm_and_gate_of_a_row_do_not_depend_on_the_other_rows(dtype: torch.dtype) -> None:
     x, weight = random(40, 90, dtype=dtype), random(90, dtype=dtype, seed=1)
-    whole, gated = norm(x, weight), torch.empty(40, 45, dtype=dtype)
-    silu_gate(as_array(x), as_array(gated))
+    whole, all_gated = norm(x, weight), gated(x)
     for start, end in ((0, 1), (3, 5), (39, 40), (7, 40)):
-        part = torch.empty(end - start, 45, dtype=dtype)
-        silu_gate(as_array(x[start:end]), as_array(part))
-        assert torch.equal(part, gated[start:end])
+        assert torch.equal(gated(x[start:end]), all_gated[start:end])
         assert torch.equal(norm(x[start:end], weight), whole[start:end])
